@@ -1,0 +1,276 @@
+"""The distillation policy: every number a decision depends on, in named sections with fingerprints."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Money = Annotated[float, Field(ge=0.0, le=1e6)]
+
+SectionGroup = Literal["matching", "contradiction", "summary", "pii", "quality"]
+SECTION_GROUPS: tuple[SectionGroup, ...] = ("matching", "contradiction", "summary", "pii", "quality")
+
+
+class PolicyError(ValueError):
+    """A policy that is refused; the message names each path and its reason, never a secret."""
+
+
+class Section(BaseModel):
+    """A frozen part of the policy that knows no other keys than its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class GatePolicy(Section):
+    """When a distillation run is due."""
+
+    volume_threshold: PositiveInt = 50
+    conflict_threshold: PositiveInt = 5
+    min_interval: timedelta = timedelta(minutes=10)
+    max_staleness: timedelta = timedelta(hours=24)
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.min_interval <= timedelta(0):
+            raise ValueError("min_interval must be positive")
+        if self.max_staleness < self.min_interval:
+            raise ValueError("max_staleness must not be shorter than min_interval")
+        return self
+
+
+class MatchingPolicy(Section):
+    """Blocking, comparison and decision of duplicate pairs."""
+
+    shingle_size: Annotated[int, Field(ge=2, le=10)] = 4
+    num_perm: Annotated[int, Field(ge=16, le=512)] = 128
+    #: LSH bands are chosen so that pairs at this Jaccard similarity collide almost surely.
+    jaccard_min: Share = 0.5
+    #: Vector neighbours below this cosine similarity are no candidates.
+    cosine_min: Share = 0.6
+    max_candidates: Annotated[int, Field(ge=1, le=1000)] = 30
+    bucket_max: Annotated[int, Field(ge=2, le=100_000)] = 500
+    #: A pair at or above this probability, without a veto, is a duplicate.
+    duplicate_min: Share = 0.95
+    #: A pair at or above this probability is possible; below it is distinct.
+    possible_min: Share = 0.35
+    cluster_max: PositiveInt = 100_000
+    llm_confidence_min: Share = 0.95
+    llm_confirm: bool = True
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.possible_min > self.duplicate_min:
+            raise ValueError("possible_min must not be larger than duplicate_min")
+        return self
+
+
+class ContradictionPolicy(Section):
+    """How contradiction signals are grouped into cases."""
+
+    cosine_min: Share = 0.6
+    case_size_max: Annotated[int, Field(ge=2, le=1000)] = 20
+
+
+class TopicsPolicy(Section):
+    """Which items are related enough to be summarised together."""
+
+    distance_max: Annotated[float, Field(gt=0.0, le=2.0)] = 0.3
+    size_min: Annotated[int, Field(ge=3, le=100)] = 3
+    size_max: Annotated[int, Field(ge=3, le=100)] = 12
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.size_min > self.size_max:
+            raise ValueError("size_min must not be larger than size_max")
+        return self
+
+
+class SummaryPolicy(Section):
+    """How a summary is written."""
+
+    method: Literal["llm", "extractive"] = "llm"
+    prompt_version: Annotated[str, Field(pattern=r"^[a-z0-9._-]{1,40}$")] = "summary-1"
+    sentences_max: Annotated[int, Field(ge=1, le=20)] = 5
+    characters_max: Annotated[int, Field(ge=100, le=20_000)] = 1_500
+    output_tokens_max: Annotated[int, Field(ge=64, le=32_000)] = 1_024
+    confidence: Share = 0.8
+    quality_score: Share = 0.6
+
+
+class PiiPolicy(Section):
+    """What the gate in front of every stored generated text looks for."""
+
+    score_threshold: Share = 0.5
+    #: A text of which more than this share is placeholders is rejected.
+    placeholder_share_max: Share = 0.5
+    detect_persons: bool = True
+
+
+class PrescreenPolicy(Section):
+    """When a pending row is labelled as low quality."""
+
+    low_quality_below: Share = 0.2
+
+
+class QualityPolicy(Section):
+    """Weights and constants of the quality formula."""
+
+    usefulness_weight: Share = 0.40
+    popularity_weight: Share = 0.25
+    freshness_weight: Share = 0.20
+    contradiction_weight: Share = 0.15
+    currency_bonus: Share = 0.1
+    prior_votes: Annotated[float, Field(ge=0.0, le=1e6)] = 5.0
+    popularity_scale: Annotated[float, Field(gt=0.0, le=1e9)] = 50.0
+    half_life_days: Annotated[float, Field(gt=0.0, le=36_500.0)] = 90.0
+    min_change: Share = 0.001
+
+    @model_validator(mode="after")
+    def _weights(self) -> Self:
+        total = self.usefulness_weight + self.popularity_weight + self.freshness_weight
+        if total > 1.0 + 1e-9:
+            raise ValueError(f"the positive weights sum to {total:g}, more than 1")
+        return self
+
+
+class SafetyPolicy(Section):
+    """Breakers and budgets; never part of a stamp, so changing them makes nothing stale."""
+
+    mass_change_share_max: Share = 0.2
+    mass_change_items_min: PositiveInt = 50
+    llm_calls_per_run_max: Annotated[int, Field(ge=0, le=1_000_000)] = 200
+    llm_calls_per_day_max: Annotated[int, Field(ge=0, le=10_000_000)] = 2_000
+    llm_usd_per_run_max: Money = 5.0
+    llm_usd_per_day_max: Money = 50.0
+    #: US dollars per million input and output tokens of the configured model.
+    llm_usd_per_mtok_input: Money = 3.0
+    llm_usd_per_mtok_output: Money = 15.0
+    llm_prompt_characters_max: Annotated[int, Field(ge=1_000, le=1_000_000)] = 60_000
+    llm_concurrency: Annotated[int, Field(ge=1, le=32)] = 4
+    llm_lease: timedelta = timedelta(minutes=5)
+    llm_call_timeout: timedelta = timedelta(seconds=60)
+    llm_backoff: timedelta = timedelta(minutes=30)
+
+    @model_validator(mode="after")
+    def _lease(self) -> Self:
+        if self.llm_call_timeout <= timedelta(0):
+            raise ValueError("llm_call_timeout must be positive")
+        if self.llm_lease <= self.llm_call_timeout:
+            raise ValueError("llm_lease must be longer than llm_call_timeout")
+        return self
+
+
+class OrgOverride(Section):
+    """What one org may set for itself."""
+
+    gate: GatePolicy | None = None
+    safety: SafetyPolicy | None = None
+
+
+class DistillationPolicy(Section):
+    """The whole policy; `parse` is the one way in from outside."""
+
+    gate: GatePolicy = GatePolicy()
+    matching: MatchingPolicy = MatchingPolicy()
+    contradiction: ContradictionPolicy = ContradictionPolicy()
+    topics: TopicsPolicy = TopicsPolicy()
+    summary: SummaryPolicy = SummaryPolicy()
+    pii: PiiPolicy = PiiPolicy()
+    prescreen: PrescreenPolicy = PrescreenPolicy()
+    quality: QualityPolicy = QualityPolicy()
+    safety: SafetyPolicy = SafetyPolicy()
+    orgs: dict[str, OrgOverride] = Field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, document: object) -> Self:
+        """Read a decoded YAML or JSON document; None is the shipped policy.
+
+        Raises PolicyError that names every refused path and why.
+        """
+        try:
+            return cls.model_validate({} if document is None else document)
+        except ValidationError as error:
+            raise PolicyError("; ".join(_lines(error))) from None
+
+    def for_org(self, org_id: str) -> Self:
+        """The policy with the org's own gate and safety sections in place."""
+        override = self.orgs.get(org_id)
+        if override is None:
+            return self
+        own = {"gate": override.gate, "safety": override.safety}
+        return self.model_copy(update={name: section for name, section in own.items() if section})
+
+    def fingerprint(self, group: SectionGroup) -> str:
+        """16 hex digits that change when, and only when, a section of the group changes."""
+        return _fingerprint({name: getattr(self, name) for name in _GROUPS[group]})
+
+    def stamps(self) -> dict[SectionGroup, str]:
+        """The fingerprints of all five groups."""
+        return {group: self.fingerprint(group) for group in SECTION_GROUPS}
+
+    @property
+    def version(self) -> str:
+        """16 hex digits over the whole document, gate and safety included."""
+        return _fingerprint({name: getattr(self, name) for name in type(self).model_fields})
+
+    def feature_stamp(self, model_stamp: str) -> str:
+        """The stamp of item features: what shapes the signature, and the embedding model."""
+        matching = self.matching
+        shape = {
+            "extractor": EXTRACTOR_VERSION,
+            "model": model_stamp,
+            "shingle_size": matching.shingle_size,
+            "num_perm": matching.num_perm,
+        }
+        return _fingerprint(shape)
+
+    def probe_stamp(self, model_stamp: str) -> str:
+        """The stamp of blocking and comparison: features, banding, neighbour and comparison version."""
+        matching = self.matching
+        shape = {
+            "features": self.feature_stamp(model_stamp),
+            "comparison": COMPARISON_VERSION,
+            "jaccard_min": matching.jaccard_min,
+            "cosine_min": matching.cosine_min,
+            "max_candidates": matching.max_candidates,
+            "bucket_max": matching.bucket_max,
+        }
+        return _fingerprint(shape)
+
+
+#: Raised by hand when the code that computes features, or comparisons, changes its output.
+EXTRACTOR_VERSION = 1
+COMPARISON_VERSION = 1
+
+_GROUPS: dict[SectionGroup, tuple[str, ...]] = {
+    "matching": ("matching",),
+    "contradiction": ("contradiction",),
+    "summary": ("summary", "topics"),
+    "pii": ("pii",),
+    "quality": ("quality", "prescreen"),
+}
+
+
+def _fingerprint(values: Mapping[str, object]) -> str:
+    plain = {key: _plain(value) for key, value in values.items()}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return value
+
+
+def _lines(error: ValidationError) -> list[str]:
+    return [
+        f"{'.'.join(str(part) for part in problem['loc']) or 'policy'}: {problem['msg']}"
+        for problem in error.errors(include_input=False, include_url=False, include_context=False)
+    ]

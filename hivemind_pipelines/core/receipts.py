@@ -1,0 +1,128 @@
+"""Receipts: what a stage did for one org, as the frozen value that Dagster passes to the next asset."""
+
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+Outcome = Literal["applied", "nothing_due", "busy", "refused"]
+
+
+class Receipt(BaseModel):
+    """Counts of one stage of one run; never text.
+
+    `due` rows were found, `applied` changes took effect, `dropped` ones met a row that had changed
+    meanwhile. `busy`: another run held the org's lock, the work stays due. `refused`: the mass-change
+    breaker stopped the plan, `note` has the numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    run_id: UUID | None = None
+    outcome: Outcome = "nothing_due"
+    due: int = 0
+    applied: int = 0
+    dropped: int = 0
+    stamp: str = ""
+    note: str = ""
+    seconds: float = 0.0
+
+    def counts(self) -> dict[str, int]:
+        """Every integer field by name, for tables and metadata."""
+        return {name: value for name, value in self if type(value) is int}
+
+
+class FeaturesReceipt(Receipt):
+    """item_features: items whose features were computed, and those embedded for the first time."""
+
+    items: int = 0
+    embedded: int = 0
+    published: int = 0
+    without_vector: int = 0
+
+
+class PairsReceipt(Receipt):
+    """duplicate_pairs: pairs compared and how they were decided."""
+
+    probed: int = 0
+    compared: int = 0
+    redecided: int = 0
+    duplicate: int = 0
+    possible: int = 0
+    distinct: int = 0
+    vetoed: int = 0
+    llm_calls: int = 0
+    llm_confirmed: int = 0
+
+
+class MergesReceipt(Receipt):
+    """duplicate_merges: items expired, re-pointed and brought back."""
+
+    merged: int = 0
+    repointed: int = 0
+    unmerged: int = 0
+    clusters: int = 0
+
+
+class CasesReceipt(Receipt):
+    """contradiction_cases: cases opened and lone suspects remembered."""
+
+    opened: int = 0
+    suspects: int = 0
+    signals: int = 0
+
+
+class TopicsReceipt(Receipt):
+    """topic_clusters: topics that came and went, and those that stand."""
+
+    placed: int = 0
+    dissolved: int = 0
+    standing: int = 0
+
+
+class SummariesReceipt(Receipt):
+    """cluster_summaries: what was published, revived, retired, rejected by a gate or skipped."""
+
+    published: int = 0
+    revived: int = 0
+    retired: int = 0
+    rejected: int = 0
+    skipped: int = 0
+    llm_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class PrescreenReceipt(Receipt):
+    """prescreened_contributions: pending rows scored, and those labelled low quality."""
+
+    screened: int = 0
+    flagged: int = 0
+    cleared: int = 0
+
+
+class ReportReceipt(Receipt):
+    """distillation_report: the run as a whole."""
+
+    live: int = 0
+    expired: int = 0
+    open_cases: int = 0
+    changes: int = 0
+    report_path: str | None = None
+
+
+class QualityReceipt(Receipt):
+    """quality_scores: live items looked at and scores that moved, over all orgs."""
+
+    scored: int = 0
+    changed: int = 0
+
+
+class ErasureReceipt(Receipt):
+    """erasure_propagation: items found deleted or gone, and what was undone because of them."""
+
+    deleted: int = 0
+    gone: int = 0
+    restored: int = 0
+    summaries_retired: int = 0
+    followers_revived: int = 0
