@@ -5,6 +5,7 @@ from datetime import datetime
 
 from hivemind_pipelines.core.model import (
     CandidatePair,
+    CaseId,
     ContradictionCase,
     ItemFeatures,
     ItemId,
@@ -64,10 +65,11 @@ class OpenCase:
 
 @dataclass(frozen=True, slots=True)
 class StampSuspect:
-    """Remember a contradiction signal that has no counterpart yet."""
+    """Remember a contradiction signal that has no counterpart yet, or whose case already exists."""
 
     signal_id: SignalId
     item_id: ItemId
+    case_id: CaseId | None = None
 
 
 @dataclass(frozen=True, slots=True)

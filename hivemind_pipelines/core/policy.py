@@ -55,9 +55,11 @@ class MatchingPolicy(Section):
     max_candidates: Annotated[int, Field(ge=1, le=1000)] = 30
     bucket_max: Annotated[int, Field(ge=2, le=100_000)] = 500
     #: A pair at or above this probability, without a veto, is a duplicate.
-    duplicate_min: Share = 0.95
+    duplicate_min: Share = 0.93
     #: A pair at or above this probability is possible; below it is distinct.
-    possible_min: Share = 0.35
+    possible_min: Share = 0.03
+    #: A pair with a veto is shown to people from this probability on; it is never a duplicate.
+    vetoed_possible_min: Share = 0.8
     cluster_max: PositiveInt = 100_000
     llm_confidence_min: Share = 0.95
     llm_confirm: bool = True
@@ -209,7 +211,7 @@ class DistillationPolicy(Section):
         """16 hex digits that change when, and only when, a section of the group changes."""
         return _fingerprint({name: getattr(self, name) for name in _GROUPS[group]})
 
-    def stamps(self) -> dict[SectionGroup, str]:
+    def stamps(self) -> dict[str, str]:
         """The fingerprints of all five groups."""
         return {group: self.fingerprint(group) for group in SECTION_GROUPS}
 

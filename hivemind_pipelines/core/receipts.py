@@ -91,6 +91,8 @@ class SummariesReceipt(Receipt):
     llm_calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    #: What the PII gate replaced by placeholders in published texts, by type.
+    redacted: dict[str, int] = {}
 
 
 class PrescreenReceipt(Receipt):

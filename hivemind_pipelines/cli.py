@@ -1,0 +1,326 @@
+"""The command line: parses, calls, prints. One answer a command, one line when something is wrong."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn
+
+# The commands and all they import come after the words are parsed: --help must answer at once.
+if TYPE_CHECKING:
+    from hivemind_pipelines.commands import Answer
+
+    Subparsers = argparse._SubParsersAction["_Parser"]
+
+PROGRAM = "hivemind-pipelines"
+
+SUCCESS = 0
+FAILURE = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 success, 1 failure, 2 bad usage or bad input."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None and "--debug" not in words:
+        sys.excepthook = _report_unexpected
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has left; what Python flushes at exit must not fail a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+
+
+def _run(words: Sequence[str]) -> int:
+    try:
+        arguments = _parser().parse_args(words)
+    except _UsageError as error:
+        return _fail(str(error), BAD_INPUT, as_json="--json" in words)
+    _start_logging(debug=arguments.debug)
+
+    from hivemind_pipelines import commands
+
+    try:
+        with _stdout_for_the_answer_alone(as_json=arguments.json):
+            answer: Answer = getattr(commands, arguments.command)(arguments)
+    except commands.INPUT_ERRORS as error:
+        return _fail(str(error), BAD_INPUT, as_json=arguments.json)
+    except commands.KNOWN_ERRORS as error:
+        return _fail(str(error), FAILURE, as_json=arguments.json)
+    for complaint in answer.complaints:
+        _complain(complaint)
+    _print(answer, as_json=arguments.json)
+    return answer.exit_code
+
+
+def _start_logging(*, debug: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if debug else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+
+@contextmanager
+def _stdout_for_the_answer_alone(*, as_json: bool) -> Iterator[None]:
+    """With --json, what libraries print while a command works goes to standard error."""
+    if not as_json:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _print(answer: "Answer", *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(answer.data, default=str))
+    else:
+        from hivemind_pipelines.presentation import open_console
+
+        answer.show(open_console(sys.stdout))
+    sys.stdout.flush()
+
+
+def _fail(message: str, exit_code: int, *, as_json: bool) -> int:
+    _complain(message)
+    if as_json:
+        print(json.dumps({"error": message}), flush=True)
+    return exit_code
+
+
+def _complain(message: str) -> None:
+    print(f"{PROGRAM}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _report_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Name an error and its place only: its message may quote a row, and takes --debug."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" in {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
+    sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None)
+    code = f" (SQLSTATE {sqlstate})" if sqlstate else ""
+    message = f"internal error: {kind.__name__}{code}{place}; --debug shows the traceback"
+    _fail(message, FAILURE, as_json="--json" in sys.argv)
+
+
+ABOUT = """\
+The sleep of a knowledge commons: merges duplicates, opens contradiction cases, writes short grounded
+summaries, pre-screens the review queue and carries every erasure through; in the background, org by
+org, with a ledger of everything it did.
+"""
+
+SETTINGS_HELP = """\
+settings, all optional, from the environment:
+  HIVEMIND_DATABASE_URL       Postgres of a HiveMind server; unset: an embedded server
+  HIVEMIND_HOME               data directory, default .hivemind
+  HIVEMIND_POLICY_FILE        YAML file over the shipped policy
+  HIVEMIND_ANTHROPIC_API_KEY  for confirming pairs and writing summaries; unset: no model is asked
+
+exit codes: 0 success, 1 failure, 2 bad usage or bad input, 130 interrupted
+"""
+
+CATEGORIES = (
+    "bug_fix",
+    "config",
+    "domain_expertise",
+    "workaround",
+    "pricing_data",
+    "regulatory_rule",
+    "tooling",
+    "reasoning_trace",
+    "failed_approach",
+    "version_workaround",
+    "general",
+)
+
+LOAD_ABOUT = f"""\
+Load knowledge from a file of JSON lines, plain or gzip. A text is stored once per org, so loading a
+file again changes nothing. A bad row is reported with its line number and reason, the rest load, and
+the exit code is 2.
+
+keys of a row; any other key is ignored:
+  text or content      the knowledge itself; the only key that a row must have
+  org                  at most 255 characters; default: --org
+  id                   a UUID, or any other id, which always becomes the same UUID of that org;
+                       default: follows from org and text
+  category             {", ".join(CATEGORIES[:6])},
+                       {", ".join(CATEGORIES[6:])}; default: general
+  confidence           number from 0 to 1, default 0.8
+  quality_score        number from 0 to 1, default 0.5
+  source_agent_id      text, default "import"
+  framework, language, version     texts
+  tags                 any JSON
+  contributed_at       ISO 8601, UTC when it names no offset; default: now
+  retrieval_count, helpful_count, not_helpful_count     whole numbers, default 0
+  is_public            true or false, default false
+"""
+
+STAGES = (
+    "item_features",
+    "duplicate_pairs",
+    "duplicate_merges",
+    "contradiction_cases",
+    "topic_clusters",
+    "cluster_summaries",
+    "prescreened_contributions",
+    "distillation_report",
+)
+
+DISTILL_ABOUT = f"""\
+Run the distillation stages now, in this process, for every org or for the ones named, and print what
+each stage did. Only what is due is worked on; when nothing is due, nothing is changed.
+
+A plan that would expire too large a share of an org's items at once is refused with its numbers and
+exit code 1: look at it with --dry-run, allow it once with --allow-mass-change.
+
+stages: {", ".join(STAGES[:4])},
+        {", ".join(STAGES[4:])}
+"""
+
+DEMO_ABOUT = """\
+Load the rules that installed linters describe about themselves, distil them on the embedded Postgres
+and show what came of it. Needs no key and no network. A second run finds nothing left to do.
+"""
+
+DEV_ABOUT = """\
+Start the Dagster UI and its daemon on the configured or the embedded Postgres, migrated, with sensors
+and schedules running. Prints the address; Ctrl-C stops everything.
+"""
+
+MIGRATE_ABOUT = """\
+On an empty database, create the HiveMind tables and our own schema `distillation`. On the database of
+a HiveMind server, only add: our schema, indexes it lacks, and a record of the merges and summaries
+that the server made before. Nothing is dropped, renamed or rewritten; the second time is a no-op.
+"""
+
+STATUS_ABOUT = """\
+Show, per org: live, expired and pending rows, rows due by stage, open contradiction cases, rows that
+are stale by policy section, what was spent on a model today (UTC), and the last run.
+"""
+
+
+class _UsageError(Exception):
+    """The words do not parse; the message is one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        command = self.prog.removeprefix(PROGRAM).strip()
+        raise _UsageError(f"{command}: {message} (see --help)" if command else f"{message} (see --help)")
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"{PROGRAM} {version(PROGRAM)}")
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description=ABOUT,
+        epilog=SETTINGS_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    _add(commands, "demo", "the main job on real knowledge, with nothing set up", DEMO_ABOUT)
+    dev = _add(commands, "dev", "the Dagster UI with its daemon", DEV_ABOUT)
+    dev.add_argument("--port", type=_port, default=3000, help="port on 127.0.0.1 (default: %(default)s)")
+    _add(commands, "migrate", "create or upgrade the tables; only adds", MIGRATE_ABOUT)
+    _add_load(commands)
+    _add_distill(commands)
+    _add(commands, "status", "how the commons stands, org by org", STATUS_ABOUT)
+    _add_policy(commands)
+    return parser
+
+
+def _add_load(commands: "Subparsers") -> None:
+    load = _add(commands, "load", "load a file of JSON lines, each text once", LOAD_ABOUT)
+    load.add_argument("file", metavar="FILE", type=Path, help="JSON lines in UTF-8, plain or gzip")
+    load.add_argument("--org", metavar="ORG", help="org of the rows that name none (default: default)")
+    load.add_argument("--pending", action="store_true", help="load into the review queue")
+    load.add_argument(
+        "--unknown-category",
+        metavar="CATEGORY",
+        choices=CATEGORIES,
+        help="give rows of any other category this one, instead of refusing them",
+    )
+
+
+def _add_distill(commands: "Subparsers") -> None:
+    distill = _add(commands, "distill", "run the distillation stages now", DISTILL_ABOUT)
+    distill.add_argument(
+        "--org", metavar="ORG", action="append", default=[], help="only this org; may be repeated"
+    )
+    distill.add_argument("--stage", metavar="NAME", help="only this stage")
+    distill.add_argument("--full", action="store_true", help="look at every row again, due or not")
+    distill.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="plan and print, change nothing (features and pairs may be cached), count LLM calls instead "
+        "of making them",
+    )
+    distill.add_argument(
+        "--allow-mass-change",
+        action="store_true",
+        help="lift the mass-change breaker for this run; the ledger records it",
+    )
+
+
+def _add_policy(commands: "Subparsers") -> None:
+    summary = "show the policy in force, compare a file with it, or check a file"
+    policy = commands.add_parser("policy", help=summary, description=summary, allow_abbrev=False)
+    actions = policy.add_subparsers(metavar="ACTION", required=True, title="actions")
+    _add(actions, "show", "the policy in force, in the YAML that a policy file takes", command="policy_show")
+    diff = _add(actions, "diff", "what FILE would change and what would become stale", command="policy_diff")
+    validate = _add(
+        actions, "validate", "whether FILE is a policy; exit code 2 when it is not", command="policy_validate"
+    )
+    for action in (diff, validate):
+        action.add_argument("file", metavar="FILE", type=Path, help="a policy in YAML")
+
+
+def _add(
+    commands: "Subparsers", name: str, summary: str, about: str | None = None, *, command: str | None = None
+) -> "_Parser":
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=about or summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object; logs go to standard error"
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="log more, and show tracebacks, which may quote item text"
+    )
+    parser.set_defaults(command=command or name)
+    return parser
+
+
+def _port(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) < 65536:
+        return int(text)
+    raise argparse.ArgumentTypeError("a port is a number from 1 to 65535")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

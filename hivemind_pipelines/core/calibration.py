@@ -1,0 +1,78 @@
+"""Calibration: the small shipped model that turns a comparison's scores into a probability."""
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from math import exp, log1p
+from typing import Final
+
+#: Changes that leave a statement as it is, or nearly.
+MILD_KINDS: Final = (
+    "case", "spelling", "inflection", "function", "opener", "synonym", "placeholder", "flag_length",
+    "moved", "operator",
+)  # fmt: skip
+#: Changes that may make it another one without being a veto.
+GRAVE_KINDS: Final = (
+    "word", "word_added", "quantifier_added", "number_added", "name_added", "flag_added", "code_added",
+)  # fmt: skip
+
+Scores = Mapping[str, float]
+
+
+def terms(scores: Scores) -> dict[str, float]:
+    """What the model weighs, by name: similarities, and counts of changes damped by log(1 + n)."""
+    near = scores["is_near"]
+    size = max(scores["tokens_max"], 1.0)
+    return {
+        "cosine": scores["cosine"] * near,
+        "far_cosine": scores["cosine"] * (1.0 - near),
+        "far": 1.0 - near,
+        "shingle_jaccard": scores["shingle_jaccard"],
+        "word_jaccard": scores["word_jaccard"],
+        "containment": scores["containment"],
+        "same_code": scores["same_code"],
+        "same_code_share": same_code_share(scores),
+        "code_differs": scores["has_code"] * (1.0 - scores["same_code"]),
+        "changed_share": scores["changed"] / size,
+        "both_sides_lone": log1p(scores["both_sides_lone"]),
+        "sentences_moved": log1p(scores["sentences_moved"]),
+        **{kind: log1p(scores[f"n_{kind}"]) for kind in (*MILD_KINDS, *GRAVE_KINDS)},
+        **{f"{kind}_share": scores[f"n_{kind}"] / size for kind in GRAVE_KINDS},
+    }
+
+
+def same_code_share(scores: Scores) -> float:
+    """The share of the longer text that is code equal on both sides."""
+    return scores["same_code"] * scores["code_tokens"] / max(scores["tokens_max"], 1.0)
+
+
+def probability(scores: Scores) -> float:
+    """The chance in (0, 1) that a pair without a veto is one statement."""
+    total = _BIAS + sum(_WEIGHTS[name] * value for name, value in terms(scores).items())
+    return 1.0 / (1.0 + exp(-min(max(total, -30.0), 30.0)))
+
+
+def is_in_range(scores: Scores) -> bool:
+    """Whether a pair is of the sort the model was fitted on, so that it may merge without a question.
+
+    Texts that were aligned token by token and have a vector; no word stands for an unrelated one and
+    little was added, unless both hold the same substantial code.
+    """
+    if not (scores["is_near"] and scores["is_exact"] and scores["cosine"] >= _LIMITS["cosine_min"]):
+        return False
+    if scores["tokens_min"] < _LIMITS["tokens_min"]:
+        return False
+    if same_code_share(scores) >= _LIMITS["same_code_share_min"]:
+        return True
+    replaced = scores["n_word"] + scores["both_sides_lone"]
+    added = sum(scores[f"n_{kind}"] for kind in ("word_added", "name_added", "code_added", "number_added"))
+    size = max(scores["tokens_max"], 1.0)
+    return replaced <= _LIMITS["replaced_max"] and added / size <= _LIMITS["added_share_max"]
+
+
+def _load() -> tuple[float, dict[str, float], dict[str, float]]:
+    document = json.loads(files(__package__).joinpath("duplicate_model.json").read_text("utf-8"))
+    return document["bias"], document["weights"], document["limits"]
+
+
+_BIAS, _WEIGHTS, _LIMITS = _load()

@@ -1,0 +1,169 @@
+"""Tokens: the smallest parts of a text that a comparison names, each with its kind and spelling."""
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+from hivemind_pipelines.core.lexicon import NEGATED_FORMS, NEGATIONS, NUMBER_WORDS, UNITS
+from hivemind_pipelines.core.model import Discriminators
+from hivemind_pipelines.core.text import CODE_SPAN, clean
+
+
+class Kind(StrEnum):
+    """What a token is; only plain words may differ in case without a change of meaning."""
+
+    WORD = "word"
+    NUMBER = "number"
+    VERSION = "version"
+    FLAG = "flag"
+    CODE = "code"
+    OPERATOR = "operator"
+
+
+class Token(NamedTuple):
+    """One token: `form` as written, `key` by which equal tokens are aligned."""
+
+    form: str
+    key: str
+    kind: Kind
+    in_code: bool
+    is_name: bool
+
+
+_CHUNK = re.compile(r"\S+")
+_EMPHASIS = re.compile(r"(\*\*|__|~~)(?=\S)(.+?)(?<=\S)\1")
+_MNEMONIC = re.compile(r"\[(\w{1,3})\](?=\w)|(?<=\w)\[(\w{1,3})\]")
+_PART = re.compile(
+    r"""
+    (?P<flag>(?<![\w/.])--?[A-Za-z?][\w-]*|(?<![\w/.)])\+[a-z]\w*)
+  | (?P<url>[a-z][a-z+.-]*://[^\s`"'<>)\]]+)
+  | (?P<money>[$€£¥](?=\d))
+  | (?P<option>(?<![\w/.])/[A-Za-z?]{1,2}(?=\Z|:)|(?<![\w/.])/[A-Za-z]+(?=:))
+  | (?P<contraction>[^\W\d_]+'[^\W\d_]+)
+  | (?P<wordish>[\w@~.$%/\\][\w@~./\\:+$%-]*(?:\#\w+)?)
+  | (?P<operator>[^\w\s]+)
+    """,
+    re.VERBOSE,
+)
+_VERSION = re.compile(r"[\^~<>=v]*\d+(?:\.\d+)+[a-z0-9.+-]*|v\d+", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?", re.IGNORECASE)
+_MEASURED = re.compile(r"(\d+(?:\.\d+)?)([a-zµ%]{1,4})", re.IGNORECASE)
+_ALNUM = re.compile(r"\w")
+_QUOTED_SYMBOL = re.compile(r"""(["'`])([^\w\s]{1,4})\1""")
+_BRACKETED = re.compile(r"[^\w\s\"'`.,]+|[\[\]]\w{0,2}")
+_PLAIN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+_HYPHENATED = re.compile(r"[^\W\d_]+(?:[-/][^\W\d_]+)+")
+_NOISE = frozenset("`'\".,;:()[]{}<>!?…–—-*_#|~^/\\=•·&")
+
+
+def tokenise(content: str) -> tuple[Token, ...]:
+    """The tokens of a text in order; markup, quotes and sentence punctuation are none."""
+    return tuple(_tokens(clean(content)))
+
+
+def discriminators(content: str) -> Discriminators:
+    """The tokens of a text that change its meaning, sorted and unique."""
+    found = tokenise(content)
+    return Discriminators(
+        numbers=_keys(found, Kind.NUMBER),
+        versions=_keys(found, Kind.VERSION),
+        flags=_keys(found, Kind.FLAG),
+        code_tokens=_keys(found, Kind.CODE),
+        negations=tuple(sorted({token.key for token in found if token.key in NEGATIONS})),
+    )
+
+
+def _keys(found: tuple[Token, ...], kind: Kind) -> tuple[str, ...]:
+    return tuple(sorted({token.key.replace("\x00", "\ufffd") for token in found if token.kind is kind}))
+
+
+def _tokens(text: str) -> Iterator[Token]:
+    for index, segment in enumerate(CODE_SPAN.split(text)):
+        in_code = index % 2 == 1
+        if in_code:
+            segment = segment.strip("`")
+            if not _ALNUM.search(segment):
+                yield Token(segment, segment, Kind.OPERATOR, True, False)
+                continue
+        else:
+            segment = _MNEMONIC.sub(
+                lambda match: match.group(1) or match.group(2), _EMPHASIS.sub(r"\2", segment)
+            )
+        is_start = not in_code
+        for chunk in _CHUNK.findall(segment):
+            symbol = _QUOTED_SYMBOL.search(chunk)
+            if symbol:
+                yield Token(symbol.group(2), symbol.group(2), Kind.OPERATOR, in_code, False)
+                continue
+            if in_code and _BRACKETED.fullmatch(chunk):
+                yield Token(chunk, chunk, Kind.OPERATOR, True, False)
+                continue
+            for part in _PART.finditer(chunk):
+                yield from _token(part, in_code, is_start)
+            is_start = chunk[-1] in ".!?:"
+
+
+def _token(part: re.Match[str], in_code: bool, is_start: bool) -> Iterator[Token]:
+    form = part.group()
+    match part.lastgroup:
+        case "flag" | "option":
+            yield Token(form, form, Kind.FLAG, in_code, False)
+        case "url":
+            form = form.rstrip(".,;:!?")
+            yield Token(form, form, Kind.CODE, in_code, False)
+        case "money":
+            yield Token(form, form, Kind.WORD, in_code, False)
+        case "contraction":
+            yield from _word(form, in_code, is_start)
+        case "operator":
+            if not _NOISE.issuperset(form) or (
+                in_code and len(form) < 3 and not set(form) <= set("`'\".,;:()[]{}")
+            ):
+                yield Token(form, form, Kind.OPERATOR, in_code, False)
+        case _:
+            yield from _wordish(form, in_code, is_start)
+
+
+def _wordish(form: str, in_code: bool, is_start: bool) -> Iterator[Token]:
+    stripped = form.rstrip(".,:;!?")
+    form = stripped or form
+    lower = form.lower()
+    measured = _MEASURED.fullmatch(form)
+    if measured and measured.group(2).lower() in UNITS:
+        yield Token(measured.group(1), _number(measured.group(1)), Kind.NUMBER, in_code, False)
+        yield Token(measured.group(2), measured.group(2).lower(), Kind.WORD, in_code, False)
+    elif _NUMBER.fullmatch(form):
+        kind = Kind.VERSION if form.count(".") > 1 else Kind.NUMBER
+        yield Token(form, _number(form), kind, in_code, False)
+    elif _VERSION.fullmatch(form):
+        yield Token(form, lower.lstrip("^~<>=v"), Kind.VERSION, in_code, False)
+    elif _PLAIN.fullmatch(form):
+        yield from _word(form, in_code, is_start)
+    elif _HYPHENATED.fullmatch(form) and not in_code:
+        for piece in re.split(r"[-/]", form):
+            yield from _word(piece, in_code, is_start)
+            is_start = False
+    else:
+        yield Token(form, form, Kind.CODE, in_code, False)
+
+
+def _word(form: str, in_code: bool, is_start: bool) -> Iterator[Token]:
+    lower = form.lower()
+    if lower in NEGATED_FORMS and not in_code:
+        for piece in NEGATED_FORMS[lower]:
+            yield Token(piece, piece, Kind.WORD, in_code, False)
+    elif lower in NUMBER_WORDS and not in_code:
+        yield Token(form, NUMBER_WORDS[lower], Kind.WORD, in_code, False)
+    elif any(letter.isupper() for letter in form[1:]) and not form.isupper():
+        yield Token(form, form, Kind.CODE, in_code, not in_code)
+    elif in_code:
+        yield Token(form, form, Kind.CODE, True, False)
+    else:
+        yield Token(form, lower, Kind.WORD, False, form[0].isupper() and not is_start)
+
+
+def _number(form: str) -> str:
+    """1,000 and 1000 are one number, and so are +5 and 5; 1,5 is not 15."""
+    plain = re.sub(r"(?<=\d),(?=\d{3}(?:\D|\Z))", "", form)
+    return plain.lower().removeprefix("+")

@@ -1,0 +1,108 @@
+"""Policy sections as assets whose data version is their fingerprint: a change shows what became stale."""
+
+from collections.abc import Iterable
+
+from dagster import (
+    AssetKey,
+    AssetMaterialization,
+    AssetsDefinition,
+    DagsterInstance,
+    DataVersion,
+    MaterializeResult,
+    MetadataValue,
+    ResourceParam,
+    asset,
+)
+from dagster._core.definitions.data_version import DATA_VERSION_TAG, extract_data_version_from_entry
+
+from hivemind_pipelines.core.policy import SECTION_GROUPS, DistillationPolicy, SectionGroup
+from hivemind_pipelines.defs.glossary import Metadata
+from hivemind_pipelines.defs.resources import Commons
+
+GROUP = "policy"
+
+_SECTIONS: dict[SectionGroup, tuple[str, ...]] = {
+    "matching": ("matching",),
+    "contradiction": ("contradiction",),
+    "summary": ("summary", "topics"),
+    "pii": ("pii",),
+    "quality": ("quality", "prescreen"),
+}
+
+_DECIDES: dict[SectionGroup, str] = {
+    "matching": "which items are blocked together, compared and taken for duplicates",
+    "contradiction": "how contradiction signals are grouped into cases",
+    "summary": "which items form a topic and how its summary is written",
+    "pii": "what the gate in front of every stored generated text looks for",
+    "quality": "the weights of the quality score and when a pending row counts as low quality",
+}
+
+
+def policy_key(group: SectionGroup) -> AssetKey:
+    """The asset key of a section group, such as `matching_policy`."""
+    return AssetKey(f"{group}_policy")
+
+
+def current_events(policy: DistillationPolicy, groups: Iterable[SectionGroup]) -> list[AssetMaterialization]:
+    """Materialisations of the policy assets as a sensor may report them, without a run."""
+    return [
+        AssetMaterialization(
+            policy_key(group),
+            metadata=_metadata(policy, group),
+            tags={DATA_VERSION_TAG: policy.fingerprint(group)},
+        )
+        for group in groups
+    ]
+
+
+def moved_groups(instance: DagsterInstance, policy: DistillationPolicy) -> list[SectionGroup]:
+    """The section groups whose fingerprint is not the data version that was materialised last."""
+    return [group for group in SECTION_GROUPS if _materialised(instance, group) != policy.fingerprint(group)]
+
+
+def _materialised(instance: DagsterInstance, group: SectionGroup) -> str | None:
+    event = instance.get_latest_materialization_event(policy_key(group))
+    version = extract_data_version_from_entry(event) if event is not None else None
+    return version.value if version is not None else None
+
+
+def _metadata(policy: DistillationPolicy, group: SectionGroup) -> Metadata:
+    document = {name: getattr(policy, name).model_dump(mode="json") for name in _SECTIONS[group]}
+    return {
+        "fingerprint": MetadataValue.text(policy.fingerprint(group)),
+        "policy_version": MetadataValue.text(policy.version),
+        "sections": MetadataValue.json(document),
+    }
+
+
+def _policy_asset(group: SectionGroup) -> AssetsDefinition:
+    @asset(
+        key=policy_key(group),
+        group_name=GROUP,
+        kinds={"yaml", "pydantic"},
+        owners=["team:knowledge-operations"],
+        description=_description(group),
+    )
+    def policy_section(commons: ResourceParam[Commons]) -> MaterializeResult[None]:
+        policy = commons.policy
+        version = DataVersion(policy.fingerprint(group))
+        return MaterializeResult(metadata=_metadata(policy, group), data_version=version)
+
+    return policy_section
+
+
+def _description(group: SectionGroup) -> str:
+    sections = " and ".join(f"`{name}`" for name in _SECTIONS[group])
+    return (
+        f"The policy in force, {sections}: {_DECIDES[group]}.\n\n"
+        "Its data version is the fingerprint of these values. When they change, exactly the assets that "
+        "depend on them show as stale, and their rows are due again. The backlog sensor materialises it "
+        "as soon as the fingerprint moves.\n\n"
+        "| key | meaning |\n|---|---|\n"
+        "| `fingerprint` | 16 hex digits over the values; rows derived under it carry it as their stamp |\n"
+        "| `policy_version` | 16 hex digits over the whole policy document |\n"
+        "| `sections` | the values themselves |"
+    )
+
+
+policy_assets: list[AssetsDefinition] = [_policy_asset(group) for group in SECTION_GROUPS]

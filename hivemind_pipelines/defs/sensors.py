@@ -1,0 +1,98 @@
+"""Two sensors: what waits to be distilled, and, ahead of everything, what waits to be erased."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from dagster import (
+    AssetMaterialization,
+    DefaultSensorStatus,
+    ResourceParam,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
+    sensor,
+)
+
+from hivemind_pipelines.defs import policies
+from hivemind_pipelines.defs.jobs import distillation, erasure
+from hivemind_pipelines.defs.partitions import missing_orgs, orgs
+from hivemind_pipelines.defs.requests import Requested, distillation_requests, erasure_requests
+from hivemind_pipelines.defs.resources import Commons
+from hivemind_pipelines.stages import backlog
+
+INTERVAL_S = 30
+#: Partitions added by one tick; a deployment with more orgs is complete after a few ticks.
+NEW_ORGS_PER_TICK = 1_000
+
+
+def build_sensors(*, running: bool) -> list[SensorDefinition]:
+    """Both sensors; RUNNING from the start only where the deployment asks for automation."""
+    status = DefaultSensorStatus.RUNNING if running else DefaultSensorStatus.STOPPED
+    return [_backlog_sensor(status), _erasure_sensor(status)]
+
+
+def _backlog_sensor(status: DefaultSensorStatus) -> SensorDefinition:
+    @sensor(
+        name="distillation_backlog",
+        job=distillation,
+        minimum_interval_seconds=INTERVAL_S,
+        default_status=status,
+        description=(
+            "Reads every org's backlog in one grouped query and asks for one run per due org: the gate is "
+            "open (enough pending rows, or enough contradiction signals that no run has stamped), or the "
+            "oldest due row waits longer than `gate.max_staleness`. A skip says both counts and both "
+            "thresholds. It also registers new orgs as partitions and materialises policies that moved."
+        ),
+    )
+    def distillation_backlog(
+        context: SensorEvaluationContext, commons: ResourceParam[Commons]
+    ) -> SensorResult:
+        policy, now = commons.current_policy(), datetime.now(UTC)
+        backlogs = backlog.read(commons.current_store(), policy, now, commons.current_models())
+        requested = distillation_requests(
+            context.instance, backlogs, policy, now, cursor=context.cursor or ""
+        )
+        moved = policies.moved_groups(context.instance, policy)
+        known = [reading.org_id for reading in backlogs.orgs]
+        return _result(context, requested, known, policies.current_events(policy, moved))
+
+    return distillation_backlog
+
+
+def _erasure_sensor(status: DefaultSensorStatus) -> SensorDefinition:
+    @sensor(
+        name="erasure_backlog",
+        job=erasure,
+        minimum_interval_seconds=INTERVAL_S,
+        default_status=status,
+        description=(
+            "Asks for an erasure run for every org in which an item was deleted, hard-deleted or restored "
+            "since we last looked. These runs carry a high priority and no concurrency tag: they never "
+            "wait for a distillation."
+        ),
+    )
+    def erasure_backlog(context: SensorEvaluationContext, commons: ResourceParam[Commons]) -> SensorResult:
+        policy, now = commons.current_policy(), datetime.now(UTC)
+        org_ids = backlog.erasure_orgs(commons.current_store())
+        requested = erasure_requests(context.instance, org_ids, policy, now, cursor=context.cursor or "")
+        return _result(context, requested, org_ids)
+
+    return erasure_backlog
+
+
+def _result(
+    context: SensorEvaluationContext,
+    requested: Requested,
+    org_ids: Iterable[str],
+    events: Sequence[AssetMaterialization] = (),
+) -> SensorResult:
+    added = missing_orgs(context.instance, org_ids)[:NEW_ORGS_PER_TICK]
+    asked_for = {request.partition_key for request in requested.run_requests}
+    new_orgs = sorted({*added, *missing_orgs(context.instance, filter(None, asked_for))})
+    return SensorResult(
+        run_requests=requested.run_requests or None,
+        skip_reason=None if requested.run_requests else requested.reason,
+        cursor=requested.cursor,
+        dynamic_partitions_requests=[orgs.build_add_request(new_orgs)] if new_orgs else None,
+        asset_events=events,
+    )

@@ -1,0 +1,153 @@
+"""cluster_summaries: short grounded texts over topics, each through form, grounding and PII gates."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from hivemind_pipelines.core.changes import Retire, Revive
+from hivemind_pipelines.core.model import ItemId, TopicCluster
+from hivemind_pipelines.core.receipts import SummariesReceipt
+from hivemind_pipelines.core.upkeep import PII_FOUND, Upkeep, Writing, plan_upkeep
+from hivemind_pipelines.services.pii import Redacted, ScanFailed
+from hivemind_pipelines.stages import summary_writing
+from hivemind_pipelines.stages.context import StageContext
+from hivemind_pipelines.stages.spending import Purse, open_purse
+from hivemind_pipelines.stages.summary_writing import Written
+from hivemind_pipelines.store import derivations, ledger, topics
+from hivemind_pipelines.store.connection import try_lock
+
+
+def run(ctx: StageContext) -> SummariesReceipt:
+    """Retire, revive and scan what stands, then write what is missing, one topic at a time.
+
+    A topic that cannot be summarised now is counted with its reason, stays due and stops no other.
+    """
+    upkeep, writable = _read(ctx)
+    receipt = SummariesReceipt(
+        run_id=ctx.run_id,
+        outcome="applied" if upkeep else "nothing_due",
+        due=len(upkeep.retire) + len(upkeep.revive) + len(upkeep.rescan) + len(upkeep.write),
+        stamp=ctx.policy.fingerprint("summary"),
+        retired=len(upkeep.retire),
+        revived=len(upkeep.revive),
+        skipped=len(upkeep.write) - len(writable),
+    )
+    if not upkeep:
+        return receipt
+    if ctx.dry_run:
+        return _forecast(ctx, receipt, writable)
+    maintained = _maintain(ctx, upkeep)
+    if maintained is None:
+        return receipt.model_copy(update={"outcome": "busy", "retired": 0, "revived": 0})
+    purse = open_purse(ctx)
+    outcomes = list(_write_all(ctx, writable, purse))
+    return _counted(receipt, maintained, outcomes, purse)
+
+
+def _read(ctx: StageContext) -> tuple[Upkeep, tuple[Writing, ...]]:
+    """The whole upkeep, and of its writing what no other run holds and no backoff delays."""
+    with ctx.store.read() as conn:
+        standing: Sequence[TopicCluster] = topics.read_topics(conn, ctx.org_id)
+        summaries = derivations.read_summaries(conn, ctx.org_id)
+        known = derivations.read_known_fingerprints(conn, ctx.org_id)
+        blocked = derivations.read_blocked(conn, ctx.org_id, now=ctx.clock())
+    if ctx.planned.topics is not None:
+        standing = list(ctx.planned.topics.values())
+    upkeep = plan_upkeep(standing, summaries, known=known, pii_stamp=ctx.services.scanner.stamp)
+    if ctx.policy.summary.method == "llm" and ctx.services.llm is None:
+        return upkeep, ()
+    return upkeep, tuple(one for one in upkeep.write if one.cluster.fingerprint not in blocked)
+
+
+def _forecast(ctx: StageContext, receipt: SummariesReceipt, writable: Sequence[Writing]) -> SummariesReceipt:
+    calls = len(writable) if ctx.policy.summary.method == "llm" else 0
+    return receipt.model_copy(
+        update={
+            "published": len(writable),
+            "applied": receipt.retired + receipt.revived + len(writable),
+            "llm_calls": calls,
+            "note": f"forecast: {calls} calls" if calls else "",
+        }
+    )
+
+
+def _maintain(ctx: StageContext, upkeep: Upkeep) -> Counter[str] | None:
+    """Retire and revive in one transaction, after a scan of what an older scanner let through."""
+    dirty, clean, unscanned = _rescan(ctx, upkeep.rescan)
+    unfit = {*dirty, *unscanned}
+    revive = [Revive(one.summary_id, one.fingerprint) for one in upkeep.revive if one.summary_id not in unfit]
+    retire = [*upkeep.retire, *(Retire(item_id, PII_FOUND) for item_id in dirty)]
+    stamp = ctx.policy.fingerprint("summary")
+    with ctx.store.begin() as conn:
+        if not try_lock(conn, ctx.org_id, "cluster_summaries"):
+            return None
+        entries = (
+            *derivations.retire(conn, ctx.org_id, retire, as_of=ctx.as_of),
+            *derivations.revive(conn, ctx.org_id, revive),
+        )
+        derivations.restamp_pii(conn, ctx.org_id, clean, stamp=ctx.services.scanner.stamp)
+        ledger.record(conn, ctx.org_id, ctx.run_id, entries, stamp=stamp, at=ctx.as_of)
+    counts = Counter(entry.change for entry in entries)
+    return Counter(
+        retired=counts["retire"], revived=counts["revive"], scan_failed=len(unscanned), scanned=len(clean)
+    )
+
+
+def _rescan(ctx: StageContext, ids: Sequence[ItemId]) -> tuple[list[ItemId], list[ItemId], list[ItemId]]:
+    """Summaries in which the current scanner finds something, finds nothing, and could not tell."""
+    if not ids:
+        return [], [], []
+    with ctx.store.read() as conn:
+        texts = derivations.read_texts(conn, ctx.org_id, ids)
+    dirty, clean, unscanned = [], [], []
+    for item_id, outcome in zip(texts, ctx.services.scanner.redact(list(texts.values())), strict=True):
+        if isinstance(outcome, ScanFailed):
+            unscanned.append(item_id)
+        elif isinstance(outcome, Redacted) and outcome.text == texts[item_id]:
+            clean.append(item_id)
+        else:
+            dirty.append(item_id)
+    return dirty, clean, unscanned
+
+
+def _write_all(ctx: StageContext, writable: Sequence[Writing], purse: Purse) -> Iterator[Written]:
+    """Extractive writing is bound by the processor, so one by one; calls wait, so several at once."""
+    threads = ctx.policy.safety.llm_concurrency if ctx.policy.summary.method == "llm" else 1
+    with ThreadPoolExecutor(threads) as pool:
+        results = pool.map(lambda one: summary_writing.write(ctx, one, purse), writable)
+        for done, written in enumerate(results, start=1):
+            ctx.progress("cluster_summaries", done, len(writable))
+            yield written
+
+
+def _counted(
+    receipt: SummariesReceipt, maintained: Counter[str], outcomes: Sequence[Written], purse: Purse
+) -> SummariesReceipt:
+    results = Counter(written.result for written in outcomes)
+    reasons = Counter(written.reason for written in outcomes if written.reason)
+    reasons["scan_failed"] += maintained["scan_failed"]
+    redacted: Counter[str] = sum((Counter(dict(written.redacted)) for written in outcomes), Counter())
+    applied = results["published"] + maintained["retired"] + maintained["revived"] + maintained["scanned"]
+    retired = maintained["retired"] + sum(written.replaced for written in outcomes)
+    if receipt.skipped:
+        reasons["no_model_or_waiting"] += receipt.skipped
+    return receipt.model_copy(
+        update={
+            "outcome": "applied" if applied or outcomes else "nothing_due",
+            "applied": applied,
+            "published": results["published"],
+            "retired": retired,
+            "revived": maintained["revived"],
+            "rejected": results["rejected"],
+            "skipped": receipt.skipped + results["skipped"],
+            "llm_calls": purse.calls,
+            "input_tokens": purse.input_tokens,
+            "output_tokens": purse.output_tokens,
+            "note": _note(reasons),
+            "redacted": dict(redacted),
+        }
+    )
+
+
+def _note(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()) if count)

@@ -1,0 +1,105 @@
+"""What a stage is given: the store, one org, one instant, one policy and the outside services."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hivemind_pipelines.core.model import ItemId, OrgId, RunId, TopicCluster
+from hivemind_pipelines.core.policy import DistillationPolicy
+from hivemind_pipelines.services.embedding import Embedder, MiniLmEmbedder
+from hivemind_pipelines.services.llm import ClaudeLlm, Llm
+from hivemind_pipelines.services.pii import GatedScanner, PiiScanner
+from hivemind_pipelines.settings import Settings
+from hivemind_pipelines.store.connection import Store
+
+#: Called with (stage name, done, total) while a stage works through many rows.
+Progress = Callable[[str, int, int], None]
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Report nothing."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The outside services of a run; `llm` is None without a key, `llm_model` names the model anyway.
+
+    Reports are written below `reports_dir`, none without it.
+    """
+
+    embedder: Embedder
+    scanner: PiiScanner
+    llm: Llm | None
+    llm_model: str
+    reports_dir: Path | None = None
+
+
+def build_services(settings: Settings, policy: DistillationPolicy) -> Services:
+    """The real services as the settings name them; nothing heavy is loaded before its first use."""
+    key = settings.anthropic_api_key
+    llm = (
+        ClaudeLlm(
+            api_key=key.get_secret_value(),
+            model=settings.llm_model,
+            base_url=settings.anthropic_base_url,
+            call_timeout_s=policy.safety.llm_call_timeout.total_seconds(),
+        )
+        if key is not None
+        else None
+    )
+    return Services(
+        MiniLmEmbedder(), GatedScanner(policy.pii), llm, settings.llm_model, settings.home / "reports"
+    )
+
+
+@dataclass(slots=True)
+class Planned:
+    """What earlier stages of a dry run would have changed, seen by the later ones."""
+
+    expired: set[ItemId] = field(default_factory=set)
+    revived: set[ItemId] = field(default_factory=set)
+    in_case: set[ItemId] = field(default_factory=set)
+    topics: dict[str, TopicCluster] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """One org's turn in one run."""
+
+    store: Store
+    org_id: OrgId
+    run_id: RunId
+    as_of: datetime
+    policy: DistillationPolicy
+    services: Services
+    dry_run: bool = False
+    full: bool = False
+    allow_mass_change: bool = False
+    planned: Planned = field(default_factory=Planned)
+    progress: Progress = _silent
+    clock: Callable[[], datetime] = _now
+
+    @property
+    def feature_stamp(self) -> str:
+        """The stamp of current item features."""
+        return self.policy.feature_stamp(self.services.embedder.model_stamp)
+
+    @property
+    def probe_stamp(self) -> str:
+        """The stamp of a current search for candidates."""
+        return self.policy.probe_stamp(self.services.embedder.model_stamp)
+
+    @property
+    def summary_model(self) -> str:
+        """The model that shapes the text of a summary."""
+        return self.services.llm_model if self.policy.summary.method == "llm" else "extractive"
+
+    @property
+    def topic_stamp(self) -> str:
+        """The stamp of a current placement in topics."""
+        return f"{self.policy.fingerprint('summary')}:{self.summary_model}"

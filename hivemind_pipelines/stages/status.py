@@ -1,0 +1,75 @@
+"""How the commons stands: what each org holds, what is due or stale, and what the day has cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from hivemind_pipelines.core.due import GateReading
+from hivemind_pipelines.core.model import OrgId, Stage
+from hivemind_pipelines.core.policy import SECTION_GROUPS, DistillationPolicy, SectionGroup
+from hivemind_pipelines.stages import backlog
+from hivemind_pipelines.stages.backlog import ModelStamps
+from hivemind_pipelines.store import status as store_status
+from hivemind_pipelines.store.connection import Store
+from hivemind_pipelines.store.status import LastRun, Spend
+
+
+@dataclass(frozen=True, slots=True)
+class OrgStatus:
+    """One org: `live` counts `summaries` in, `waiting_summaries` are topics that have none yet."""
+
+    org_id: OrgId
+    live: int
+    summaries: int
+    expired: int
+    pending: int
+    open_cases: int
+    waiting_summaries: int
+    due: Mapping[Stage, int] = field(hash=False)
+    stale: Mapping[SectionGroup, int] = field(hash=False)
+    spend_today: Spend
+    last_run: LastRun | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The whole deployment at one instant; `orgs` is sorted."""
+
+    gate: GateReading
+    orgs: tuple[OrgStatus, ...]
+    last_run_keys: Mapping[str, str] = field(hash=False)
+
+
+def read(store: Store, policy: DistillationPolicy, now: datetime, model_stamps: ModelStamps) -> Status:
+    """Read the status; a day of spending begins at midnight UTC."""
+    backlogs = backlog.read(store, policy, now, model_stamps)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    with store.read() as conn:
+        summaries = store_status.read_summary_counts(conn)
+        stale = store_status.read_stale_counts(conn, policy.stamps(), scanner_stamp=model_stamps.scanner)
+        spend = store_status.read_spend(conn, since=midnight)
+        last_runs = store_status.read_last_runs(conn)
+        last_run_keys = store_status.read_last_run_keys(conn)
+    orgs = tuple(
+        OrgStatus(
+            org_id=org.org_id,
+            live=org.live,
+            summaries=summaries.get(org.org_id, 0),
+            expired=org.expired,
+            pending=org.pending,
+            open_cases=org.open_cases,
+            waiting_summaries=org.waiting_summaries,
+            due=org.due,
+            stale={group: stale.get(org.org_id, {}).get(group, 0) for group in SECTION_GROUPS},
+            spend_today=spend.get(org.org_id, Spend()),
+            last_run=last_runs.get(org.org_id),
+        )
+        for org in backlogs.counts
+    )
+    return Status(backlogs.gate, orgs, last_run_keys)
+
+
+def known_orgs(store: Store) -> tuple[OrgId, ...]:
+    """Every org with an item or a pending row, sorted."""
+    with store.read() as conn:
+        return store_status.read_org_ids(conn)

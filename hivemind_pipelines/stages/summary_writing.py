@@ -1,0 +1,131 @@
+"""Summary writing: one topic from its claim through draft and gates to the transaction that stores it."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Literal
+from uuid import UUID, uuid4
+
+from hivemind_pipelines.core import grounding, summarization, text
+from hivemind_pipelines.core.changes import Publish
+from hivemind_pipelines.core.model import LlmAnswer, SourceText, SummaryDraft, TopicCluster
+from hivemind_pipelines.core.upkeep import Writing
+from hivemind_pipelines.services.pii import Redacted
+from hivemind_pipelines.stages.context import StageContext
+from hivemind_pipelines.stages.spending import Purse
+from hivemind_pipelines.store import derivations, ledger
+from hivemind_pipelines.store.derivations import SummaryStamps
+
+#: Doubling of the backoff stops here: 30 minutes become 32 hours.
+BACKOFF_DOUBLINGS_MAX = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of one topic: `rejected` by a gate, `skipped` for an outside reason, or published."""
+
+    result: Literal["published", "rejected", "skipped"]
+    reason: str = ""
+    replaced: int = 0
+    redacted: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A draft that is grounded."""
+
+    draft: SummaryDraft
+
+
+def write(ctx: StageContext, writing: Writing, purse: Purse) -> Written:
+    """Claim, draft, gate and publish; whatever fails gives the claim back with its reason and a backoff."""
+    cluster, claim, now = writing.cluster, uuid4(), ctx.clock()
+    lease = now + ctx.policy.safety.llm_lease
+    with ctx.store.begin() as conn:
+        attempts = derivations.claim_job(
+            conn, ctx.org_id, cluster.fingerprint, claim=claim, now=now, lease_until=lease
+        )
+    if attempts is None:
+        return Written("skipped", "claimed")
+    written = _write(ctx, writing, purse)
+    if written.result != "published":
+        _release(ctx, cluster, claim, written.reason, attempts)
+    return written
+
+
+def _write(ctx: StageContext, writing: Writing, purse: Purse) -> Written:
+    with ctx.store.read() as conn:
+        sources = derivations.read_sources(conn, ctx.org_id, writing.cluster)
+    if len(sources) != len(writing.cluster.source_ids):
+        return Written("skipped", "source_changed")
+    draft = _extract(ctx, sources) if ctx.policy.summary.method == "extractive" else _ask(ctx, sources, purse)
+    if isinstance(draft, Written):
+        return draft
+    outcome = ctx.services.scanner.redact([draft.draft.text])[0]
+    if not isinstance(outcome, Redacted):
+        return Written("rejected", f"pii_{outcome.reason}")
+    published = _publish(ctx, writing, outcome.text)
+    return replace(published, redacted=tuple(sorted(outcome.counts.items())))
+
+
+def _extract(ctx: StageContext, sources: Sequence[SourceText]) -> _Draft | Written:
+    sentences = [(source.number, one) for source in sources for one in text.sentences(source.content)]
+    vectors = ctx.services.embedder.embed([sentence for _, sentence in sentences])
+    draft = summarization.extract_summary(sources, sentences, vectors, ctx.policy.summary)
+    reasons = grounding.check_draft(draft, sources, ctx.policy.summary)
+    return Written("rejected", reasons[0]) if reasons else _Draft(draft)
+
+
+def _ask(ctx: StageContext, sources: Sequence[SourceText], purse: Purse) -> _Draft | Written:
+    """The model's draft; a draft the gate refuses is asked for once more, with the reasons."""
+    policy, feedback = ctx.policy.summary, None
+    reasons: tuple[str, ...] = ()
+    share = ctx.policy.safety.llm_prompt_characters_max // (len(sources) + 2)
+    for _ in range(2):
+        request = summarization.build_request(
+            sources, secrets.token_hex(12), policy, feedback=feedback, source_characters_max=share
+        )
+        outcome = purse.call(request)
+        if not isinstance(outcome, LlmAnswer):
+            return Written("skipped", outcome.reason)
+        draft = summarization.parse_draft(outcome.data)
+        reasons = ("malformed",) if draft is None else grounding.check_draft(draft, sources, policy)
+        if draft is not None and not reasons:
+            return _Draft(draft)
+        feedback = grounding.feedback(reasons)
+    return Written("rejected", reasons[0])
+
+
+def _publish(ctx: StageContext, writing: Writing, content: str) -> Written:
+    cluster, policy = writing.cluster, ctx.policy.summary
+    change = Publish(
+        summary_id=summarization.summary_id(ctx.org_id, cluster.fingerprint),
+        cluster=cluster,
+        content=content,
+        content_hash=text.content_hash(content),
+        method=policy.method,
+        model=ctx.summary_model,
+        prompt_version=policy.prompt_version,
+        vector=ctx.services.embedder.embed([content]),
+        replaces=writing.replaces,
+    )
+    stamps = SummaryStamps(ctx.policy.fingerprint("summary"), ctx.services.scanner.stamp)
+    with ctx.store.begin() as conn:
+        entries = derivations.publish(
+            conn, ctx.org_id, change, policy, run_id=ctx.run_id, stamps=stamps, as_of=ctx.as_of
+        )
+        if isinstance(entries, str):
+            return Written("skipped", entries)
+        ledger.record(conn, ctx.org_id, ctx.run_id, entries, stamp=stamps.summary, at=ctx.as_of)
+        derivations.finish_job(conn, ctx.org_id, cluster.fingerprint)
+    return Written("published", replaced=len(entries) - 1)
+
+
+def _release(ctx: StageContext, cluster: TopicCluster, claim: UUID, reason: str, attempts: int) -> None:
+    backoff: timedelta = ctx.policy.safety.llm_backoff * 2 ** min(attempts - 1, BACKOFF_DOUBLINGS_MAX)
+    with ctx.store.begin() as conn:
+        derivations.release_job(
+            conn, ctx.org_id, cluster.fingerprint,
+            claim=claim, reason=reason, next_attempt_at=ctx.clock() + backoff,
+        )  # fmt: skip

@@ -1,0 +1,222 @@
+"""What waits, over all orgs at once: the one grouped query the sensor, `status` and the stages share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from hivemind_pipelines.core.model import OrgId, Stage
+from hivemind_pipelines.store.items import CONTRIBUTED_AT, LIVE, ORIGINAL, POOL
+
+
+@dataclass(frozen=True, slots=True)
+class Stamps:
+    """The current stamps that due-ness is measured against."""
+
+    features: str
+    probes: str
+    matching: str
+    topics: str
+    prescreen: str
+    pii: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrgCounts:
+    """Counts of one org; `waiting_summaries` are topics without a summary, blocked ones included."""
+
+    org_id: OrgId
+    live: int
+    expired: int
+    pending: int
+    conflicts: int
+    open_cases: int
+    due: Mapping[Stage, int]
+    waiting_summaries: int
+    oldest_due_at: datetime | None
+    last_started_at: datetime | None
+    watermark: str
+
+
+# Deliberately over every org (`= ANY(:org_ids)` narrows it): one statement a sensor tick, however many
+# orgs there are. Each CTE counts one thing per org.
+BACKLOG = text(f"""
+    WITH scope AS (
+        SELECT org_id FROM public.knowledge_items GROUP BY org_id
+        UNION SELECT org_id FROM public.pending_contributions GROUP BY org_id
+    ), orgs AS (
+        SELECT org_id FROM scope
+        WHERE CAST(:org_ids AS text[]) IS NULL OR org_id = ANY(CAST(:org_ids AS text[]))
+    ), pool AS (
+        SELECT k.org_id, k.id, k.expired_at IS NULL AS is_live, {CONTRIBUTED_AT} AS contributed_at,
+               f.class_key, f.probed_stamp,
+               f.stamp IS NOT DISTINCT FROM :features AND f.content_hash = k.content_hash AS is_featured,
+               f.embedding IS NOT NULL AND k.embedding IS NULL AND f.content_hash = k.content_hash
+                   AS is_unpublished,
+               f.content_hash IS NOT NULL AND f.settled_stamp IS DISTINCT FROM :matching AS is_unsettled,
+               f.content_hash = k.content_hash AND f.topic_stamp IS DISTINCT FROM :topics
+                   AND k.expired_at IS NULL AS is_unplaced
+        FROM public.knowledge_items k
+        JOIN orgs o ON o.org_id = k.org_id
+        LEFT JOIN distillation.item_features f ON f.org_id = k.org_id AND f.item_id = k.id
+        WHERE {POOL}
+    ), in_open_case AS (
+        SELECT ci.org_id, ci.item_id FROM distillation.case_items ci
+        JOIN distillation.contradiction_cases c
+            ON c.org_id = ci.org_id AND c.case_id = ci.case_id AND c.status = 'open'
+    ), pool_counts AS (
+        SELECT p.org_id,
+               count(*) FILTER (WHERE NOT p.is_featured OR p.is_unpublished) AS unfeatured,
+               count(*) FILTER (WHERE p.is_unsettled) AS unsettled,
+               count(*) FILTER (WHERE p.is_unplaced AND c.item_id IS NULL) AS unplaced,
+               min(p.contributed_at) FILTER (
+                   WHERE NOT p.is_featured OR p.is_unsettled OR (p.is_unplaced AND c.item_id IS NULL)
+               ) AS oldest
+        FROM pool p LEFT JOIN in_open_case c ON c.org_id = p.org_id AND c.item_id = p.id
+        GROUP BY p.org_id
+    ), probe_counts AS (
+        SELECT org_id, count(*) AS unprobed FROM (
+            SELECT org_id FROM pool WHERE is_featured GROUP BY org_id, class_key
+            HAVING NOT bool_or(probed_stamp IS NOT DISTINCT FROM :probes)) due
+        GROUP BY org_id
+    ), stale_pairs AS (
+        SELECT p.org_id, count(*) AS stale FROM distillation.candidate_pairs p
+        JOIN orgs o ON o.org_id = p.org_id WHERE p.stamp <> :matching GROUP BY p.org_id
+    ), lost_canonicals AS (
+        SELECT m.org_id, count(*) AS broken FROM distillation.merges m
+        JOIN orgs o ON o.org_id = m.org_id
+        JOIN public.knowledge_items d
+            ON d.org_id = m.org_id AND d.id = m.duplicate_id AND d.expired_at = m.expired_at
+           AND d.deleted_at IS NULL
+        LEFT JOIN public.knowledge_items c
+            ON c.org_id = m.org_id AND c.id = m.canonical_id AND c.deleted_at IS NULL
+        WHERE c.id IS NULL GROUP BY m.org_id
+    ), conflicts AS (
+        SELECT k.org_id, count(*) AS conflicts FROM public.quality_signals s
+        JOIN public.knowledge_items k ON k.id = s.knowledge_item_id
+        JOIN orgs o ON o.org_id = k.org_id
+        LEFT JOIN distillation.stamped_signals t ON t.org_id = k.org_id AND t.signal_id = s.id
+        WHERE s.signal_type = 'contradiction' AND t.signal_id IS NULL AND {LIVE} AND {ORIGINAL}
+        GROUP BY k.org_id
+    ), stray_members AS (
+        SELECT m.org_id, count(*) AS stray FROM distillation.topic_members m
+        JOIN orgs o ON o.org_id = m.org_id
+        LEFT JOIN public.knowledge_items k
+            ON k.org_id = m.org_id AND k.id = m.item_id AND k.content_hash = m.content_hash AND {LIVE}
+        LEFT JOIN in_open_case c ON c.org_id = m.org_id AND c.item_id = m.item_id
+        WHERE k.id IS NULL OR c.item_id IS NOT NULL GROUP BY m.org_id
+    ), topics AS (
+        SELECT t.org_id,
+               count(*) FILTER (WHERE s.summary_id IS NULL) AS unsummarised,
+               count(*) FILTER (WHERE s.summary_id IS NULL AND j.fingerprint IS NULL) AS actionable,
+               count(*) FILTER (WHERE i.expired_at IS NOT NULL AND i.deleted_at IS NULL
+                                AND i.content_hash = s.content_hash
+                                AND s.retired_reason IS DISTINCT FROM 'pii_found') AS revivable
+        FROM distillation.topic_clusters t
+        JOIN orgs o ON o.org_id = t.org_id
+        LEFT JOIN distillation.summaries s ON s.org_id = t.org_id AND s.fingerprint = t.fingerprint
+        LEFT JOIN public.knowledge_items i ON i.org_id = s.org_id AND i.id = s.summary_id
+        LEFT JOIN distillation.summary_jobs j ON j.org_id = t.org_id AND j.fingerprint = t.fingerprint
+             AND (j.lease_until >= :now OR j.next_attempt_at > :now)
+        GROUP BY t.org_id
+    ), summary_sources AS (
+        SELECT d.org_id, d.derived_id, s.pii_stamp,
+               count(k.id) FILTER (WHERE k.content_hash = d.source_hash AND {LIVE}) AS live_sources,
+               count(*) FILTER (WHERE k.id IS NULL OR k.deleted_at IS NOT NULL
+                                OR k.content_hash <> d.source_hash) AS lost_sources
+        FROM distillation.derivations d
+        JOIN orgs o ON o.org_id = d.org_id
+        JOIN public.knowledge_items i ON i.org_id = d.org_id AND i.id = d.derived_id
+             AND i.expired_at IS NULL AND i.deleted_at IS NULL
+        LEFT JOIN distillation.summaries s ON s.org_id = d.org_id AND s.summary_id = d.derived_id
+        LEFT JOIN public.knowledge_items k ON k.org_id = d.org_id AND k.id = d.source_id
+        GROUP BY d.org_id, d.derived_id, s.pii_stamp
+    ), unsound AS (
+        SELECT org_id, count(*) FILTER (WHERE live_sources < 3 OR lost_sources > 0) AS unsupported,
+               count(*) FILTER (WHERE pii_stamp <> :pii) AS unscanned
+        FROM summary_sources GROUP BY org_id
+    ), pending AS (
+        SELECT p.org_id, count(*) AS pending,
+               count(*) FILTER (WHERE s.stamp IS DISTINCT FROM :prescreen
+                                OR s.content_hash <> p.content_hash) AS unscreened,
+               min(CASE WHEN p.contributed_at BETWEEN '0001-01-02 UTC' AND '9999-12-30 UTC'
+                        THEN p.contributed_at END) FILTER (
+                   WHERE s.stamp IS DISTINCT FROM :prescreen OR s.content_hash <> p.content_hash) AS oldest
+        FROM public.pending_contributions p
+        JOIN orgs o ON o.org_id = p.org_id
+        LEFT JOIN distillation.prescreens s ON s.org_id = p.org_id AND s.pending_id = p.id
+        GROUP BY p.org_id
+    ), items AS (
+        SELECT k.org_id, count(*) FILTER (WHERE {LIVE}) AS live,
+               count(*) FILTER (WHERE k.expired_at IS NOT NULL AND k.deleted_at IS NULL) AS expired
+        FROM public.knowledge_items k JOIN orgs o ON o.org_id = k.org_id GROUP BY k.org_id
+    ), cases AS (
+        SELECT c.org_id, count(*) AS open_cases FROM distillation.contradiction_cases c
+        JOIN orgs o ON o.org_id = c.org_id WHERE c.status = 'open' GROUP BY c.org_id
+    ), last_runs AS (
+        SELECT r.org_id, max(r.as_of) AS last_started_at FROM distillation.runs r
+        JOIN orgs o ON o.org_id = r.org_id WHERE r.job = 'distillation' GROUP BY r.org_id
+    )
+    SELECT o.org_id, COALESCE(i.live, 0) AS live, COALESCE(i.expired, 0) AS expired,
+           COALESCE(w.pending, 0) AS pending, COALESCE(cf.conflicts, 0) AS conflicts,
+           COALESCE(ca.open_cases, 0) AS open_cases,
+           COALESCE(pc.unfeatured, 0) AS unfeatured, COALESCE(pr.unprobed, 0) + COALESCE(sp.stale, 0) AS unpaired,
+           COALESCE(pc.unsettled, 0) + COALESCE(lc.broken, 0) AS unsettled,
+           COALESCE(pc.unplaced, 0) + COALESCE(sm.stray, 0) AS unplaced,
+           COALESCE(t.unsummarised, 0) AS unsummarised, COALESCE(t.actionable, 0) AS actionable,
+           COALESCE(t.revivable, 0) + COALESCE(u.unsupported, 0) + COALESCE(u.unscanned, 0) AS unsound,
+           COALESCE(w.unscreened, 0) AS unscreened,
+           LEAST(pc.oldest, w.oldest) AS oldest_due_at, lr.last_started_at
+    FROM orgs o
+    LEFT JOIN items i USING (org_id) LEFT JOIN pending w USING (org_id) LEFT JOIN conflicts cf USING (org_id)
+    LEFT JOIN cases ca USING (org_id) LEFT JOIN pool_counts pc USING (org_id)
+    LEFT JOIN probe_counts pr USING (org_id) LEFT JOIN stale_pairs sp USING (org_id)
+    LEFT JOIN lost_canonicals lc USING (org_id) LEFT JOIN stray_members sm USING (org_id)
+    LEFT JOIN topics t USING (org_id) LEFT JOIN unsound u USING (org_id) LEFT JOIN last_runs lr USING (org_id)
+    ORDER BY o.org_id
+""")
+
+
+def read_counts(
+    conn: Connection,
+    stamps: Stamps,
+    *,
+    now: datetime,
+    can_summarise: bool,
+    org_ids: list[OrgId] | None = None,
+) -> tuple[OrgCounts, ...]:
+    """Counts of every org (or of those named), in org order; `can_summarise` is false without a method."""
+    parameters = {
+        "features": stamps.features, "probes": stamps.probes, "matching": stamps.matching,
+        "topics": stamps.topics, "prescreen": stamps.prescreen, "pii": stamps.pii,
+        "now": now, "org_ids": org_ids,
+    }  # fmt: skip
+    rows = conn.execute(BACKLOG, parameters).mappings()
+    return tuple(_counts(row, can_summarise=can_summarise) for row in rows)
+
+
+def _counts(row: Mapping[Any, Any], *, can_summarise: bool) -> OrgCounts:
+    due = {
+        Stage.ITEM_FEATURES: row["unfeatured"],
+        Stage.DUPLICATE_PAIRS: row["unpaired"],
+        Stage.DUPLICATE_MERGES: row["unsettled"],
+        Stage.CONTRADICTION_CASES: row["conflicts"],
+        Stage.TOPIC_CLUSTERS: row["unplaced"],
+        Stage.CLUSTER_SUMMARIES: row["unsound"] + (row["actionable"] if can_summarise else 0),
+        Stage.PRESCREENED_CONTRIBUTIONS: row["unscreened"],
+    }
+    return OrgCounts(
+        org_id=OrgId(row["org_id"]),
+        live=row["live"],
+        expired=row["expired"],
+        pending=row["pending"],
+        conflicts=row["conflicts"],
+        open_cases=row["open_cases"],
+        due=due,
+        waiting_summaries=row["unsummarised"],
+        oldest_due_at=row["oldest_due_at"],
+        last_started_at=row["last_started_at"],
+        watermark=":".join(str(count) for count in (*due.values(), row["live"], row["pending"])),
+    )

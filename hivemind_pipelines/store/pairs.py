@@ -1,0 +1,516 @@
+"""Blocking tables, compared pairs, verdicts and merges."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from hivemind_pipelines.core.changes import Merge, Unmerge
+from hivemind_pipelines.core.model import (
+    CandidatePair,
+    Comparison,
+    ItemId,
+    LlmVerdict,
+    OrgId,
+    PairDecision,
+    RunId,
+)
+from hivemind_pipelines.store.items import POOL
+from hivemind_pipelines.store.ledger import Entry
+
+PairKey = tuple[ItemId, ItemId]
+
+# A class (equal normalised text and scope) looks for candidates through one member. It is due when no
+# member that is still in the pool has looked under the current stamp.
+DUE_PROBES = f"""
+    SELECT min(f.item_id::text)::uuid AS item_id
+    FROM distillation.item_features f
+    JOIN public.knowledge_items k
+        ON k.org_id = f.org_id AND k.id = f.item_id AND k.content_hash = f.content_hash
+    WHERE f.org_id = :org_id AND f.stamp = :feature_stamp AND {POOL}
+    GROUP BY f.class_key
+    HAVING NOT bool_or(f.probed_stamp IS NOT DISTINCT FROM :probe_stamp)
+"""
+READ_DUE_PROBES = text(f"SELECT item_id FROM ({DUE_PROBES}) due ORDER BY item_id")
+
+PROBED_MEMBERS = text(f"""
+    SELECT f.item_id
+    FROM distillation.item_features f
+    JOIN public.knowledge_items k
+        ON k.org_id = f.org_id AND k.id = f.item_id AND k.content_hash = f.content_hash
+    WHERE f.org_id = :org_id AND f.probed_stamp = :probe_stamp AND {POOL}
+    ORDER BY f.item_id
+""")
+
+
+def read_due_probes(
+    conn: Connection, org_id: OrgId, *, feature_stamp: str, probe_stamp: str
+) -> tuple[ItemId, ...]:
+    """One member of every class that has to look for candidates, in id order."""
+    parameters = {"org_id": org_id, "feature_stamp": feature_stamp, "probe_stamp": probe_stamp}
+    return tuple(map(ItemId, conn.execute(READ_DUE_PROBES, parameters).scalars()))
+
+
+def read_probed(conn: Connection, org_id: OrgId, *, probe_stamp: str) -> tuple[ItemId, ...]:
+    """Pool items that looked for candidates under the stamp: those a new probe is held against."""
+    parameters = {"org_id": org_id, "probe_stamp": probe_stamp}
+    return tuple(map(ItemId, conn.execute(PROBED_MEMBERS, parameters).scalars()))
+
+
+SIGNATURES = text("""
+    SELECT item_id, signature FROM distillation.item_features
+    WHERE org_id = :org_id AND item_id = ANY(CAST(:ids AS uuid[]))
+""")
+
+
+def read_signatures(conn: Connection, org_id: OrgId, ids: Sequence[ItemId]) -> dict[ItemId, bytes]:
+    """MinHash signatures as stored: little-endian uint32."""
+    rows = conn.execute(SIGNATURES, {"org_id": org_id, "ids": list(ids)})
+    return {ItemId(row.item_id): bytes(row.signature) for row in rows}
+
+
+# Bands of items that have not looked under the current stamp may be of another shape.
+DROP_STALE_BANDS = text("""
+    DELETE FROM distillation.lsh_bands b
+    USING distillation.item_features f
+    WHERE b.org_id = :org_id AND f.org_id = b.org_id AND f.item_id = b.item_id
+      AND f.probed_stamp IS DISTINCT FROM :probe_stamp
+""")
+
+INSERT_BANDS = text("""
+    INSERT INTO distillation.lsh_bands (org_id, band, bucket, item_id)
+    SELECT :org_id, n.band, n.bucket, n.item_id
+    FROM unnest(CAST(:bands AS smallint[]), CAST(:buckets AS bigint[]), CAST(:ids AS uuid[]))
+         AS n (band, bucket, item_id)
+    JOIN distillation.item_features f ON f.org_id = :org_id AND f.item_id = n.item_id
+    ON CONFLICT DO NOTHING
+""")
+
+
+def store_bands(
+    conn: Connection, org_id: OrgId, bands: Mapping[ItemId, Sequence[int]], *, probe_stamp: str
+) -> None:
+    """Replace the bands of items that are about to look for candidates."""
+    conn.execute(DROP_STALE_BANDS, {"org_id": org_id, "probe_stamp": probe_stamp})
+    rows = [
+        (band, bucket, item_id) for item_id in sorted(bands) for band, bucket in enumerate(bands[item_id])
+    ]
+    parameters = {
+        "org_id": org_id,
+        "bands": [row[0] for row in rows],
+        "buckets": [row[1] for row in rows],
+        "ids": [row[2] for row in rows],
+    }
+    conn.execute(INSERT_BANDS, parameters)
+
+
+# Buckets above the cap are boilerplate: their members are found by other bands or by their vectors.
+BAND_CANDIDATES = text("""
+    WITH crowded AS (
+        SELECT band, bucket FROM distillation.lsh_bands
+        WHERE org_id = :org_id GROUP BY band, bucket HAVING count(*) > :bucket_max
+    ), shared AS (
+        SELECT p.item_id AS probe_id, o.item_id AS other_id, count(*) AS bands
+        FROM distillation.lsh_bands p
+        JOIN distillation.lsh_bands o
+            ON o.org_id = p.org_id AND o.band = p.band AND o.bucket = p.bucket AND o.item_id <> p.item_id
+        WHERE p.org_id = :org_id AND p.item_id = ANY(CAST(:probes AS uuid[]))
+          AND NOT EXISTS (SELECT FROM crowded c WHERE c.band = p.band AND c.bucket = p.bucket)
+        GROUP BY p.item_id, o.item_id
+    ), ranked AS (
+        SELECT probe_id, other_id,
+               row_number() OVER (PARTITION BY probe_id ORDER BY bands DESC, other_id) AS place
+        FROM shared
+    )
+    SELECT DISTINCT LEAST(probe_id, other_id) AS a_id, GREATEST(probe_id, other_id) AS b_id
+    FROM ranked WHERE place <= :max_candidates
+""")
+
+
+def read_band_candidates(
+    conn: Connection, org_id: OrgId, probes: Sequence[ItemId], *, bucket_max: int, max_candidates: int
+) -> set[PairKey]:
+    """Pairs (a < b) that share an LSH bucket, the closest `max_candidates` of each probe."""
+    parameters = {
+        "org_id": org_id,
+        "probes": list(probes),
+        "bucket_max": bucket_max,
+        "max_candidates": max_candidates,
+    }
+    return {(ItemId(row.a_id), ItemId(row.b_id)) for row in conn.execute(BAND_CANDIDATES, parameters)}
+
+
+UPSERT_PAIRS = text("""
+    INSERT INTO distillation.candidate_pairs AS p
+        (org_id, a_id, b_id, a_hash, b_hash, comparison, probability, decision, reason, stamp)
+    SELECT :org_id, n.a_id, n.b_id, n.a_hash, n.b_hash, n.comparison, n.probability, n.decision, n.reason, :stamp
+    FROM unnest(CAST(:a_ids AS uuid[]), CAST(:b_ids AS uuid[]), CAST(:a_hashes AS text[]),
+                CAST(:b_hashes AS text[]), CAST(:comparisons AS jsonb[]), CAST(:probabilities AS float8[]),
+                CAST(:decisions AS text[]), CAST(:reasons AS text[]))
+         AS n (a_id, b_id, a_hash, b_hash, comparison, probability, decision, reason)
+    JOIN distillation.item_features fa ON fa.org_id = :org_id AND fa.item_id = n.a_id
+    JOIN distillation.item_features fb ON fb.org_id = :org_id AND fb.item_id = n.b_id
+    ON CONFLICT (org_id, a_id, b_id) DO UPDATE SET
+        a_hash = EXCLUDED.a_hash, b_hash = EXCLUDED.b_hash, comparison = EXCLUDED.comparison,
+        probability = EXCLUDED.probability, decision = EXCLUDED.decision, reason = EXCLUDED.reason,
+        stamp = EXCLUDED.stamp
+""")
+
+
+def store_pairs(conn: Connection, org_id: OrgId, pairs: Sequence[CandidatePair], *, stamp: str) -> None:
+    """Cache compared pairs and what the policy with this stamp says of them."""
+    parameters = {
+        "org_id": org_id,
+        "stamp": stamp,
+        "a_ids": [pair.a_id for pair in pairs],
+        "b_ids": [pair.b_id for pair in pairs],
+        "a_hashes": [pair.a_hash for pair in pairs],
+        "b_hashes": [pair.b_hash for pair in pairs],
+        "comparisons": [_comparison_json(pair.comparison) for pair in pairs],
+        "probabilities": [pair.decided.probability for pair in pairs],
+        "decisions": [pair.decided.decision for pair in pairs],
+        "reasons": [pair.decided.reason for pair in pairs],
+    }
+    conn.execute(UPSERT_PAIRS, parameters)
+
+
+def _comparison_json(value: Comparison) -> str:
+    return json.dumps({"scores": dict(value.scores), "vetoes": list(value.vetoes)})
+
+
+def _comparison(value: dict[str, Any]) -> Comparison:
+    return Comparison(tuple(value["scores"].items()), tuple(value["vetoes"]))
+
+
+PAIRS_OF = text("""
+    SELECT a_id, b_id FROM distillation.candidate_pairs
+    WHERE org_id = :org_id AND (a_id = ANY(CAST(:ids AS uuid[])) OR b_id = ANY(CAST(:ids AS uuid[])))
+""")
+
+DROP_PAIRS = text("""
+    DELETE FROM distillation.candidate_pairs p
+    USING unnest(CAST(:a_ids AS uuid[]), CAST(:b_ids AS uuid[])) AS n (a_id, b_id)
+    WHERE p.org_id = :org_id AND p.a_id = n.a_id AND p.b_id = n.b_id
+""")
+
+MARK_PROBED = text("""
+    UPDATE distillation.item_features f SET probed_stamp = :probe_stamp, settled_stamp = NULL
+    WHERE f.org_id = :org_id AND f.stamp = :feature_stamp AND f.item_id = ANY(CAST(:ids AS uuid[]))
+""")
+
+
+def finish_probes(
+    conn: Connection,
+    org_id: OrgId,
+    probes: Sequence[ItemId],
+    found: set[PairKey],
+    *,
+    feature_stamp: str,
+    probe_stamp: str,
+) -> None:
+    """Forget pairs that the probes no longer find and mark the probes as done and unsettled."""
+    stored = {(row.a_id, row.b_id) for row in conn.execute(PAIRS_OF, {"org_id": org_id, "ids": list(probes)})}
+    obsolete = sorted(stored - found)
+    keys = {"a_ids": [key[0] for key in obsolete], "b_ids": [key[1] for key in obsolete]}
+    conn.execute(DROP_PAIRS, {"org_id": org_id, **keys})
+    conn.execute(
+        MARK_PROBED,
+        {"org_id": org_id, "ids": list(probes), "feature_stamp": feature_stamp, "probe_stamp": probe_stamp},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPair:
+    """A stored pair with the model's cached verdict on it, if any."""
+
+    a_id: ItemId
+    b_id: ItemId
+    a_hash: str
+    b_hash: str
+    comparison: Comparison
+    decided: PairDecision
+    llm: LlmVerdict | None = None
+
+
+# Only pairs of items in the pool, compared under their current texts, count.
+PAIRS = """
+    SELECT p.a_id, p.b_id, p.a_hash, p.b_hash, p.comparison, p.probability, p.decision, p.reason,
+           v.same, v.confidence
+    FROM distillation.candidate_pairs p
+    JOIN public.knowledge_items a ON a.org_id = p.org_id AND a.id = p.a_id AND a.content_hash = p.a_hash
+    JOIN public.knowledge_items b ON b.org_id = p.org_id AND b.id = p.b_id AND b.content_hash = p.b_hash
+    LEFT JOIN distillation.llm_verdicts v
+        ON v.org_id = p.org_id AND v.model = :model AND v.prompt_version = :prompt_version
+       AND v.a_hash = LEAST(p.a_hash COLLATE "C", p.b_hash COLLATE "C")
+       AND v.b_hash = GREATEST(p.a_hash COLLATE "C", p.b_hash COLLATE "C")
+    WHERE p.org_id = :org_id AND a.deleted_at IS NULL AND b.deleted_at IS NULL
+"""
+CLUSTER_PAIRS = text(
+    f"{PAIRS} AND (p.decision <> 'distinct' OR jsonb_array_length(p.comparison -> 'vetoes') > 0)"
+)
+STALE_PAIRS = text(f"{PAIRS} AND p.stamp <> :stamp ORDER BY p.a_id, p.b_id LIMIT :limit")
+UNCONFIRMED_PAIRS = text(
+    f"{PAIRS} AND p.decision = 'possible' AND v.same IS NULL"
+    " AND jsonb_array_length(p.comparison -> 'vetoes') = 0"
+    " ORDER BY p.probability DESC, p.a_id, p.b_id LIMIT :limit"
+)
+
+
+def _pairs(rows: Iterable[Mapping[Any, Any]]) -> tuple[StoredPair, ...]:
+    return tuple(
+        StoredPair(
+            a_id=ItemId(row["a_id"]),
+            b_id=ItemId(row["b_id"]),
+            a_hash=row["a_hash"],
+            b_hash=row["b_hash"],
+            comparison=_comparison(row["comparison"]),
+            decided=PairDecision(row["decision"], row["probability"], row["reason"]),
+            llm=None if row["same"] is None else LlmVerdict(row["same"], row["confidence"]),
+        )
+        for row in rows
+    )
+
+
+def read_cluster_pairs(
+    conn: Connection, org_id: OrgId, *, model: str, prompt_version: str
+) -> tuple[StoredPair, ...]:
+    """The pairs clustering needs: everything but plainly distinct ones, vetoed ones included."""
+    parameters = {"org_id": org_id, "model": model, "prompt_version": prompt_version}
+    return _pairs(conn.execute(CLUSTER_PAIRS, parameters).mappings())
+
+
+def read_stale_pairs(conn: Connection, org_id: OrgId, *, stamp: str, limit: int) -> tuple[StoredPair, ...]:
+    """Pairs decided under another matching policy, to be decided again from what is stored."""
+    parameters = {"org_id": org_id, "stamp": stamp, "limit": limit, "model": "", "prompt_version": ""}
+    return _pairs(conn.execute(STALE_PAIRS, parameters).mappings())
+
+
+def read_unconfirmed_pairs(
+    conn: Connection, org_id: OrgId, *, model: str, prompt_version: str, limit: int
+) -> tuple[StoredPair, ...]:
+    """Possible pairs without a cached verdict and without a veto, the likeliest first."""
+    parameters = {"org_id": org_id, "model": model, "prompt_version": prompt_version, "limit": limit}
+    return _pairs(conn.execute(UNCONFIRMED_PAIRS, parameters).mappings())
+
+
+UNSETTLE = text("""
+    UPDATE distillation.item_features SET settled_stamp = NULL
+    WHERE org_id = :org_id AND item_id = ANY(CAST(:ids AS uuid[])) AND settled_stamp IS NOT NULL
+""")
+
+
+def unsettle(conn: Connection, org_id: OrgId, ids: Iterable[ItemId]) -> None:
+    """Make the components of these items due for clustering again."""
+    conn.execute(UNSETTLE, {"org_id": org_id, "ids": sorted(ids)})
+
+
+INSERT_VERDICT = text("""
+    INSERT INTO distillation.llm_verdicts (org_id, a_hash, b_hash, prompt_version, model, same, confidence)
+    VALUES (:org_id, LEAST(:a_hash COLLATE "C", :b_hash COLLATE "C"),
+            GREATEST(:a_hash COLLATE "C", :b_hash COLLATE "C"), :prompt_version, :model, :same, :confidence)
+    ON CONFLICT DO NOTHING
+""")
+
+
+def store_verdict(
+    conn: Connection, org_id: OrgId, pair: StoredPair, verdict: LlmVerdict, *, model: str, prompt_version: str
+) -> None:
+    """Cache the model's answer under both texts' hashes and make the pair's component due."""
+    parameters = {
+        "org_id": org_id,
+        "a_hash": pair.a_hash,
+        "b_hash": pair.b_hash,
+        "prompt_version": prompt_version,
+        "model": model,
+        "same": verdict.same,
+        "confidence": verdict.confidence,
+    }
+    conn.execute(INSERT_VERDICT, parameters)
+    unsettle(conn, org_id, (pair.a_id, pair.b_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a transaction did: the changes that took effect and how many met a changed row."""
+
+    applied: int
+    dropped: int
+    entries: tuple[Entry, ...]
+
+
+LOCK_ITEMS = text("""
+    SELECT k.id FROM public.knowledge_items k
+    WHERE k.org_id = :org_id AND k.id = ANY(CAST(:ids AS uuid[]))
+    ORDER BY k.id FOR NO KEY UPDATE
+""")
+
+# The duplicate must be live (or ours, when re-pointed) and of the text that was compared, and so the
+# canonical; an earlier statement of this transaction may have brought the canonical back.
+APPLY_MERGES = text("""
+    WITH wanted AS (
+        SELECT * FROM unnest(CAST(:duplicates AS uuid[]), CAST(:duplicate_hashes AS text[]),
+                             CAST(:canonicals AS uuid[]), CAST(:canonical_hashes AS text[]))
+            AS n (duplicate_id, duplicate_hash, canonical_id, canonical_hash)
+    ), valid AS (
+        SELECT w.duplicate_id, w.canonical_id, m.canonical_id AS previous_id,
+               COALESCE(d.expired_at, CAST(:as_of AS timestamptz)) AS expired_at,
+               d.expired_at IS NULL AS is_new,
+               CASE WHEN c.tags IS NULL THEN 'sql_null' WHEN jsonb_typeof(c.tags) = 'null' THEN 'json_null'
+                    WHEN jsonb_typeof(c.tags) = 'object' THEN 'object' ELSE 'other' END AS canonical_tags
+        FROM wanted w
+        JOIN public.knowledge_items d
+            ON d.org_id = :org_id AND d.id = w.duplicate_id AND d.content_hash = w.duplicate_hash
+           AND d.deleted_at IS NULL
+        JOIN public.knowledge_items c
+            ON c.org_id = :org_id AND c.id = w.canonical_id AND c.content_hash = w.canonical_hash
+           AND c.deleted_at IS NULL AND c.expired_at IS NULL
+        LEFT JOIN distillation.merges m ON m.org_id = :org_id AND m.duplicate_id = w.duplicate_id
+        WHERE (d.expired_at IS NULL OR (m.expired_at = d.expired_at AND NOT m.is_legacy))
+          AND w.canonical_id NOT IN (SELECT duplicate_id FROM wanted)
+    ), registered AS (
+        INSERT INTO distillation.registered_items (org_id, item_id, kind)
+        SELECT :org_id, duplicate_id, 'original' FROM valid
+        UNION SELECT :org_id, canonical_id, 'original' FROM valid
+        ON CONFLICT DO NOTHING
+    ), expired AS (
+        UPDATE public.knowledge_items k SET expired_at = v.expired_at
+        FROM valid v WHERE k.org_id = :org_id AND k.id = v.duplicate_id AND v.is_new
+    ), recorded AS (
+        INSERT INTO distillation.merges AS m
+            (org_id, duplicate_id, canonical_id, expired_at, is_legacy, run_id, stamp)
+        SELECT :org_id, duplicate_id, canonical_id, expired_at, false, :run_id, :stamp FROM valid
+        ON CONFLICT (org_id, duplicate_id) DO UPDATE SET
+            canonical_id = EXCLUDED.canonical_id, expired_at = EXCLUDED.expired_at,
+            is_legacy = false, run_id = EXCLUDED.run_id, stamp = EXCLUDED.stamp
+    )
+    SELECT duplicate_id, canonical_id, previous_id, expired_at, is_new, canonical_tags
+    FROM valid ORDER BY duplicate_id
+""")
+
+APPLY_UNMERGES = text("""
+    WITH valid AS (
+        SELECT m.duplicate_id, m.canonical_id, m.expired_at
+        FROM distillation.merges m
+        JOIN public.knowledge_items k
+            ON k.org_id = m.org_id AND k.id = m.duplicate_id AND k.expired_at = m.expired_at
+        WHERE m.org_id = :org_id AND k.deleted_at IS NULL AND m.duplicate_id = ANY(CAST(:duplicates AS uuid[]))
+    ), revived AS (
+        UPDATE public.knowledge_items k SET expired_at = NULL
+        FROM valid v WHERE k.org_id = :org_id AND k.id = v.duplicate_id
+    ), forgotten AS (
+        DELETE FROM distillation.merges m USING valid v
+        WHERE m.org_id = :org_id AND m.duplicate_id = v.duplicate_id
+    )
+    SELECT duplicate_id, canonical_id, expired_at FROM valid ORDER BY duplicate_id
+""")
+
+# Our key alone, set from the merges in force plus links that were there and are no merge of ours. When
+# the last of ours goes, the key goes, and tags that were NULL before us are NULL again.
+SYNC_LINKS = text("""
+    WITH touched AS (
+        SELECT k.id, k.tags, k.content_hash,
+               CASE WHEN jsonb_typeof(k.tags) = 'object'
+                         AND jsonb_typeof(k.tags -> 'provenance_links') = 'array'
+                    THEN k.tags -> 'provenance_links' ELSE '[]'::jsonb END AS links
+        FROM public.knowledge_items k
+        WHERE k.org_id = :org_id AND k.id = ANY(CAST(:canonicals AS uuid[]))
+          AND (k.tags IS NULL OR jsonb_typeof(k.tags) IN ('null', 'object'))
+    ), foreign_links AS (
+        SELECT t.id, link
+        FROM touched t CROSS JOIN LATERAL jsonb_array_elements(t.links) AS link
+        WHERE link #>> '{}' IS NULL OR NOT (link #>> '{}' = ANY(CAST(:moved AS text[])))
+    ), all_links AS (
+        SELECT id, link FROM foreign_links
+        UNION
+        SELECT m.canonical_id, to_jsonb(m.duplicate_id::text)
+        FROM distillation.merges m JOIN touched t ON t.id = m.canonical_id
+        WHERE m.org_id = :org_id
+    ), desired AS (
+        SELECT t.id, t.tags,
+               (SELECT jsonb_agg(a.link ORDER BY a.link #>> '{}') FROM all_links a WHERE a.id = t.id) AS links,
+               (SELECT l.before ->> 'canonical_tags' FROM distillation.ledger l
+                WHERE l.org_id = :org_id AND l.change = 'merge'
+                  AND l.after ->> 'canonical' = t.id::text ORDER BY l.seq LIMIT 1) AS origin
+        FROM touched t
+    )
+    UPDATE public.knowledge_items k
+    SET tags = CASE
+        WHEN d.links IS NOT NULL THEN jsonb_set(
+            CASE WHEN jsonb_typeof(k.tags) = 'object' THEN k.tags ELSE '{}'::jsonb END,
+            '{provenance_links}', d.links)
+        WHEN k.tags - 'provenance_links' = '{}'::jsonb AND d.origin = 'sql_null' THEN NULL
+        WHEN k.tags - 'provenance_links' = '{}'::jsonb AND d.origin = 'json_null' THEN 'null'::jsonb
+        ELSE k.tags - 'provenance_links' END
+    FROM desired d
+    WHERE k.org_id = :org_id AND k.id = d.id
+      AND (d.links IS NOT NULL OR (jsonb_typeof(k.tags) = 'object' AND k.tags ? 'provenance_links'))
+""")
+
+
+def apply_merges(
+    conn: Connection,
+    org_id: OrgId,
+    plan: Sequence[Merge | Unmerge],
+    *,
+    run_id: RunId,
+    stamp: str,
+    as_of: datetime,
+) -> Applied:
+    """Apply merges and unmerges in one transaction; every row is checked again under its lock."""
+    unmerges = [change for change in plan if isinstance(change, Unmerge)]
+    merges = [change for change in plan if isinstance(change, Merge)]
+    involved = {change.duplicate_id for change in plan} | {change.canonical_id for change in plan}
+    involved |= {change.previous_canonical_id for change in merges if change.previous_canonical_id}
+    conn.execute(LOCK_ITEMS, {"org_id": org_id, "ids": sorted(involved)})
+    revived = conn.execute(
+        APPLY_UNMERGES, {"org_id": org_id, "duplicates": [change.duplicate_id for change in unmerges]}
+    ).all()
+    parameters = {
+        "org_id": org_id,
+        "run_id": run_id,
+        "stamp": stamp,
+        "as_of": as_of,
+        "duplicates": [change.duplicate_id for change in merges],
+        "duplicate_hashes": [change.duplicate_hash for change in merges],
+        "canonicals": [change.canonical_id for change in merges],
+        "canonical_hashes": [change.canonical_hash for change in merges],
+    }
+    merged = conn.execute(APPLY_MERGES, parameters).all()
+    reasons = {change.duplicate_id: change.reason for change in unmerges}
+    entries = (
+        *(unmerge_entry(row.duplicate_id, row.canonical_id, row.expired_at, reasons) for row in revived),
+        *(_merge_entry(row) for row in merged),
+    )
+    return Applied(len(entries), len(plan) - len(entries), entries)
+
+
+def unmerge_entry(
+    duplicate_id: UUID, canonical_id: UUID, expired_at: datetime, reasons: Mapping[ItemId, str]
+) -> Entry:
+    """The ledger entry of a duplicate that came back."""
+    before = {"expired_at": expired_at.isoformat(), "canonical": str(canonical_id)}
+    after = {"expired_at": None, "canonical": None, "reason": reasons[ItemId(duplicate_id)]}
+    return Entry("unmerge", duplicate_id, before, after)
+
+
+def _merge_entry(row: Any) -> Entry:
+    after = {"expired_at": row.expired_at.isoformat(), "canonical": str(row.canonical_id)}
+    if not row.is_new:
+        return Entry("repoint", row.duplicate_id, {"canonical": str(row.previous_id)}, after)
+    before = {"expired_at": None, "canonical": None, "canonical_tags": row.canonical_tags}
+    return Entry("merge", row.duplicate_id, before, after)
+
+
+def sync_provenance_links(conn: Connection, org_id: OrgId, entries: Sequence[Entry]) -> None:
+    """Bring `tags.provenance_links` of every canonical these entries touch in line with the merges.
+
+    Call it after the entries are in the ledger: the oldest one remembers what the tags were before us.
+    """
+    sides = (side for entry in entries for side in (entry.before, entry.after))
+    canonicals = {str(side["canonical"]) for side in sides if side.get("canonical")}
+    moved = sorted({str(entry.subject_id) for entry in entries})
+    conn.execute(SYNC_LINKS, {"org_id": org_id, "canonicals": sorted(canonicals), "moved": moved})

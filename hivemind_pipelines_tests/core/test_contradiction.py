@@ -1,0 +1,148 @@
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from uuid import UUID
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hivemind_pipelines.core.changes import OpenCase, StampSuspect
+from hivemind_pipelines.core.contradiction import case_id, plan_cases
+from hivemind_pipelines.core.model import CaseId, Category, ItemId, OrgId, SignalId, SuspectSignal
+from hivemind_pipelines.core.policy import ContradictionPolicy
+
+ORG = OrgId("acme")
+NOW = datetime(2025, 6, 1, tzinfo=UTC)
+POLICY = ContradictionPolicy()
+
+
+def item(number: int) -> ItemId:
+    return ItemId(UUID(int=number))
+
+
+def signal(
+    number: int, item_number: int, category: Category = Category.CONFIG, *, is_stamped: bool = False
+) -> SuspectSignal:
+    return SuspectSignal(SignalId(UUID(int=1_000 + number)), item(item_number), category, is_stamped)
+
+
+def axis(number: int) -> np.ndarray:
+    vector = np.zeros(384, dtype=np.float32)
+    vector[number] = 1
+    return vector
+
+
+def plan(
+    signals: Iterable[SuspectSignal],
+    topics: dict[int, int],
+    policy: ContradictionPolicy = POLICY,
+    known: Iterable[CaseId] = (),
+) -> tuple[OpenCase | StampSuspect, ...]:
+    vectors = {item(number): axis(topic) for number, topic in topics.items()}
+    return plan_cases(
+        list(signals), vectors, org_id=ORG, as_of=NOW, policy=policy, known_cases=frozenset(known)
+    )
+
+
+def opened(changes: Iterable[OpenCase | StampSuspect]) -> list[tuple[ItemId, ...]]:
+    return sorted(change.case.item_ids for change in changes if isinstance(change, OpenCase))
+
+
+def test_similar_suspects_of_a_category_are_one_case() -> None:
+    (change,) = plan([signal(1, 1), signal(2, 2), signal(3, 1)], {1: 0, 2: 0})
+    assert isinstance(change, OpenCase)
+    assert change.detected_at == NOW
+    assert change.case.item_ids == (item(1), item(2))
+    assert change.case.signal_ids == tuple(SignalId(UUID(int=1_000 + number)) for number in (1, 2, 3))
+    assert change.case.case_id == case_id(ORG, [item(2), item(1)])
+
+
+def test_two_unrelated_conflicts_of_a_category_are_two_cases() -> None:
+    changes = plan([signal(number, number) for number in range(1, 5)], {1: 0, 2: 0, 3: 7, 4: 7})
+    assert opened(changes) == [(item(1), item(2)), (item(3), item(4))]
+
+
+def test_similar_suspects_of_two_categories_are_no_case() -> None:
+    changes = plan([signal(1, 1), signal(2, 2, Category.TOOLING)], {1: 0, 2: 0})
+    assert opened(changes) == []
+
+
+def test_several_signals_on_one_item_wait_as_suspects() -> None:
+    changes = plan([signal(1, 1), signal(2, 1)], {1: 0})
+    assert changes == tuple(StampSuspect(SignalId(UUID(int=number)), item(1)) for number in (1_001, 1_002))
+
+
+def test_a_suspect_that_is_remembered_already_yields_nothing() -> None:
+    assert plan([signal(1, 1, is_stamped=True)], {1: 0}) == ()
+
+
+def test_an_earlier_lone_suspect_finds_its_counterpart() -> None:
+    (change,) = plan([signal(1, 1, is_stamped=True), signal(2, 2)], {1: 0, 2: 0})
+    assert isinstance(change, OpenCase)
+    assert len(change.case.signal_ids) == 2
+
+
+def test_items_without_a_vector_stand_alone() -> None:
+    assert opened(plan([signal(1, 1), signal(2, 2)], {})) == []
+
+
+def test_a_case_that_exists_is_not_opened_again_but_gets_the_signals() -> None:
+    known = case_id(ORG, [item(1), item(2)])
+    changes = plan([signal(1, 1), signal(2, 2)], {1: 0, 2: 0}, known=[known])
+    assert changes == tuple(StampSuspect(SignalId(UUID(int=1_000 + n)), item(n), known) for n in (1, 2))
+
+
+def test_a_case_is_no_larger_than_the_policy_says() -> None:
+    signals = [signal(number, number) for number in range(9)]
+    changes = plan(signals, dict.fromkeys(range(9), 0), ContradictionPolicy(case_size_max=4))
+    assert all(len(items) <= 4 for items in opened(changes))
+    assert len({id for items in opened(changes) for id in items}) >= 8
+
+
+def test_the_case_id_belongs_to_the_item_set_of_an_org() -> None:
+    pair = [item(1), item(2)]
+    assert case_id(ORG, pair) == case_id(ORG, [*reversed(pair), item(1)])
+    assert case_id(ORG, pair) != case_id(OrgId("other"), pair)
+    assert case_id(ORG, pair) != case_id(ORG, [*pair, item(3)])
+
+
+suspects = st.lists(
+    st.builds(
+        signal,
+        st.integers(0, 99),
+        st.integers(0, 9),
+        st.just(Category.CONFIG),
+        is_stamped=st.booleans(),
+    ),
+    max_size=25,
+    unique_by=lambda suspect: suspect.signal_id,
+)
+
+
+@given(suspects, st.dictionaries(st.integers(0, 9), st.integers(0, 3)), st.randoms(use_true_random=False))
+def test_every_signal_is_placed_once_and_the_order_of_signals_does_not_matter(
+    signals: list[SuspectSignal],
+    topics: dict[int, int],
+    random,  # type: ignore[no-untyped-def]
+) -> None:
+    changes = plan(signals, topics)
+    placed = [id for change in changes if isinstance(change, OpenCase) for id in change.case.signal_ids]
+    stamped = [change.signal_id for change in changes if isinstance(change, StampSuspect)]
+    assert len(placed + stamped) == len(set(placed + stamped))
+    assert {suspect.signal_id for suspect in signals if not suspect.is_stamped} <= set(placed + stamped)
+    random.shuffle(signals)
+    assert plan(signals, topics) == changes
+
+
+@given(suspects, st.dictionaries(st.integers(0, 9), st.integers(0, 3)))
+def test_planning_against_the_applied_state_gives_nothing(
+    signals: list[SuspectSignal], topics: dict[int, int]
+) -> None:
+    changes = plan(signals, topics)
+    in_cases = {id for change in changes if isinstance(change, OpenCase) for id in change.case.signal_ids}
+    left = [
+        SuspectSignal(each.signal_id, each.item_id, each.category, is_stamped=True)
+        for each in signals
+        if each.signal_id not in in_cases
+    ]
+    assert plan(left, topics) == ()

@@ -1,0 +1,96 @@
+"""The restricted role: enough for the pipelines, nothing that destroys."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import make_url
+
+from hivemind_pipelines.store import roles
+from hivemind_pipelines.store.connection import Store, StoreError, open_store
+from hivemind_pipelines_tests.builders import execute, insert_item, insert_pending, insert_signal, rows
+
+ROLE = 'hive "pipelines"'
+
+
+@pytest.fixture
+def restricted(store: Store) -> Iterator[Store]:
+    """The same database, entered by a role that has our grants and nothing else."""
+    quoted = '"hive ""pipelines"""'
+    execute(store, f"CREATE ROLE {quoted} LOGIN")
+    for _ in range(2):
+        for statement in roles.grants_sql(ROLE):
+            execute(store, statement)
+    url = make_url(store.url).set(username=ROLE).render_as_string(hide_password=False)
+    with open_store(url) as opened:
+        yield opened
+    execute(store, f"DROP OWNED BY {quoted}")
+    execute(store, f"DROP ROLE {quoted}")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM public.knowledge_items",
+        "DELETE FROM public.pending_contributions",
+        "DELETE FROM public.quality_signals",
+        "DELETE FROM public.deployment_config",
+        "TRUNCATE public.knowledge_items CASCADE",
+        "DROP TABLE public.quality_signals",
+        "ALTER TABLE public.knowledge_items ADD note text",
+        "CREATE TABLE public.mine (id int)",
+        "CREATE INDEX ON public.knowledge_items (contributed_at)",
+        "CREATE TRIGGER t AFTER UPDATE ON public.knowledge_items EXECUTE FUNCTION f()",
+        "UPDATE public.knowledge_items SET deleted_at = now()",
+        "UPDATE public.knowledge_items SET org_id = 'other'",
+        "UPDATE public.knowledge_items SET is_public = true",
+        "UPDATE public.knowledge_items SET helpful_count = 9",
+        "UPDATE public.pending_contributions SET content = ''",
+        "UPDATE public.quality_signals SET signal_type = 'retrieval'",
+        "INSERT INTO public.pending_contributions (org_id) VALUES ('acme')",
+        "UPDATE distillation.ledger SET change = 'x'",
+        "DELETE FROM distillation.ledger",
+        "TRUNCATE distillation.runs",
+        "ALTER TABLE distillation.ledger DISABLE TRIGGER ledger_append_only",
+        "UPDATE distillation.alembic_version SET version_num = '0'",
+    ],
+)
+def test_the_role_can_destroy_nothing(restricted: Store, statement: str) -> None:
+    with pytest.raises(StoreError, match="permission denied|must be owner"):
+        execute(restricted, statement)
+
+
+def test_the_role_can_do_what_the_pipelines_do(store: Store, restricted: Store) -> None:
+    item = insert_item(store, "an item")
+    insert_signal(store, item)
+    insert_pending(store, "a contribution")
+    for statement in (
+        "SELECT id FROM public.knowledge_items FOR NO KEY UPDATE",
+        "SELECT id FROM public.pending_contributions FOR UPDATE",
+        "UPDATE public.knowledge_items SET expired_at = now(), tags = '{}', quality_score = 0.4",
+        "UPDATE public.knowledge_items SET content = '', content_hash = '', embedding = NULL",
+        "UPDATE public.knowledge_items SET valid_at = now(), invalid_at = now()",
+        "UPDATE public.pending_contributions SET tags = '{}'",
+        "UPDATE public.quality_signals SET metadata = NULL",
+        "DELETE FROM distillation.runs",
+        "SELECT version_num FROM distillation.alembic_version",
+    ):
+        execute(restricted, statement)
+    insert_item(restricted, "a summary", source_agent_id="distillation")
+    insert_signal(restricted, item, "contradiction_cluster")
+    for _ in range(2):
+        execute(
+            restricted,
+            "INSERT INTO public.deployment_config (key, value) VALUES ('distillation_last_run', 'x')"
+            " ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = now()",
+        )
+
+
+def test_the_role_can_append_to_the_ledger_and_read_it(restricted: Store) -> None:
+    execute(
+        restricted,
+        "INSERT INTO distillation.ledger (org_id, run_id, change, subject_id, before, after, stamp, at)"
+        " VALUES ('acme', :id, 'merge', :id, '{}', '{}', 's', now())",
+        id=uuid4(),
+    )
+    assert len(rows(restricted, "SELECT * FROM distillation.ledger")) == 1
