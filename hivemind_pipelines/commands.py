@@ -17,6 +17,8 @@ from hivemind_pipelines.core.intake import DEFAULT_ORG, IntakeDefaults, org_faul
 from hivemind_pipelines.core.model import Category, OrgId, Stage
 from hivemind_pipelines.core.policy import DistillationPolicy, PolicyError
 from hivemind_pipelines.core.receipts import Receipt
+from hivemind_pipelines.demo import session, telling, terminal
+from hivemind_pipelines.demo.knowledge import DemoToolsMissing
 from hivemind_pipelines.services.embedded_postgres import EmbeddedPostgresError, ensure_running
 from hivemind_pipelines.settings import Settings, SettingsError, load_policy
 from hivemind_pipelines.settings import load as load_settings
@@ -41,7 +43,7 @@ class UsageError(Exception):
 
 #: Errors whose message is one clear line: the first are the caller's to mend, the others are failures.
 INPUT_ERRORS = (UsageError, IntakeError, SettingsError, PolicyError)
-KNOWN_ERRORS = (*INPUT_ERRORS, StoreError, EmbeddedPostgresError)
+KNOWN_ERRORS = (*INPUT_ERRORS, StoreError, EmbeddedPostgresError, DemoToolsMissing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,22 @@ class Answer:
     exit_code: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """What a distillation did by org and stage, and what went wrong, a line each."""
+
+    receipts: Receipts
+    failures: tuple[str, ...] = ()
+    failed_checks: tuple[str, ...] = ()
+
+
 def demo(_arguments: argparse.Namespace) -> Answer:
-    """The main job on real knowledge."""
-    raise NotImplementedError
+    """The main job on real knowledge, always on the embedded Postgres."""
+    # Made-up signals and secrets must never reach the commons of a deployment.
+    settings = load_settings().model_copy(update={"database_url": None})
+    with terminal.progress() as progress:
+        outcome = session.run(settings, progress=progress)
+    return Answer(telling.data(outcome), lambda console: terminal.show(console, outcome))
 
 
 def dev(arguments: argparse.Namespace) -> Answer:
@@ -109,9 +124,12 @@ def _intake_defaults(arguments: argparse.Namespace) -> IntakeDefaults:
 
 def _refusal_lines(file: Path, report: LoadReport) -> tuple[str, ...]:
     shown = report.refusals[:REFUSALS_SHOWN]
-    named = tuple(f"{file}:{refusal.line}: {refusal.reason}" for refusal in shown)
-    left = report.refused - len(named)
-    return (*named, f"{left:,} more refused rows; --json lists them") if left else named
+    lines = [f"{file}:{refusal.line}: {refusal.reason}" for refusal in shown]
+    if left := report.refused - len(lines):
+        lines.append(f"{left:,} more refused rows; --json lists them")
+    if any(refusal.reason.startswith("unknown category") for refusal in report.refusals):
+        lines.append("--unknown-category CATEGORY gives such rows a category instead of refusing them")
+    return tuple(lines)
 
 
 def distill(arguments: argparse.Namespace) -> Answer:
@@ -123,22 +141,30 @@ def distill(arguments: argparse.Namespace) -> Answer:
     with _connect(settings) as store:
         orgs = _named_orgs(store, arguments.org)
         run = _dry_run if arguments.dry_run else _run_assets
-        receipts: Receipts = run(settings, policy, store, orgs, stages, arguments) if orgs else {}
-    refused = _outcomes(receipts, "refused")
+        outcome = run(settings, policy, store, orgs, stages, arguments) if orgs else Distilled({})
+    refused = _noted(outcome.receipts, "refused")
     data = {
         "dry_run": arguments.dry_run,
-        "nothing_due": presentation.is_nothing_due(receipts),
+        "nothing_due": presentation.is_nothing_due(outcome.receipts) and not outcome.failures,
         "orgs": {
             org_id: {stage: receipt.model_dump(mode="json") for stage, receipt in by_stage.items()}
-            for org_id, by_stage in receipts.items()
+            for org_id, by_stage in outcome.receipts.items()
         },
+        "failures": list(outcome.failures),
+        "failed_checks": list(outcome.failed_checks),
     }
     return Answer(
         data | _seconds_since(started),
-        lambda console: presentation.show_receipts(console, receipts, dry_run=arguments.dry_run),
-        (*refused, *_outcomes(receipts, "busy")),
-        exit_code=1 if refused else 0,
+        lambda console: _show_distilled(console, outcome, dry_run=arguments.dry_run),
+        (*outcome.failures, *refused, *_noted(outcome.receipts, "busy"), *outcome.failed_checks),
+        exit_code=1 if refused or outcome.failures else 0,
     )
+
+
+def _show_distilled(console: Console, outcome: Distilled, *, dry_run: bool) -> None:
+    presentation.show_receipts(console, outcome.receipts, dry_run=dry_run)
+    if not outcome.failures:
+        presentation.show_end(console, outcome.receipts, dry_run=dry_run)
 
 
 def _named_stages(name: str | None) -> tuple[Stage, ...] | None:
@@ -166,18 +192,22 @@ def _dry_run(
     orgs: Sequence[OrgId],
     stages: Sequence[Stage] | None,
     arguments: argparse.Namespace,
-) -> Receipts:
-    return distill_plainly(
-        store,
-        build_services(settings, policy),
-        policy,
-        orgs,
-        stages=stages,
-        full=arguments.full,
-        dry_run=True,
-        allow_mass_change=arguments.allow_mass_change,
-        now=datetime.now(UTC),
-    )
+) -> Distilled:
+    services = build_services(settings, policy)
+    with presentation.progress("planning", None) as advance:
+        receipts = distill_plainly(
+            store,
+            services,
+            policy,
+            orgs,
+            now=datetime.now(UTC),
+            stages=stages,
+            full=arguments.full,
+            dry_run=True,
+            allow_mass_change=arguments.allow_mass_change,
+            progress=advance and (lambda stage, done, total: advance(done, f"{stage} {done:,} of {total:,}")),
+        )
+    return Distilled(receipts)
 
 
 def _run_assets(
@@ -187,17 +217,36 @@ def _run_assets(
     orgs: Sequence[OrgId],
     stages: Sequence[Stage] | None,
     arguments: argparse.Namespace,
-) -> Receipts:
+) -> Distilled:
     # Dagster takes seconds to import.
-    from hivemind_pipelines.defs.jobs import distill_in_process
+    from hivemind_pipelines.definitions import build_defs
+    from hivemind_pipelines.defs.in_process import distill_in_process
+    from hivemind_pipelines.defs.resources import Commons
 
-    return distill_in_process(
-        settings, policy, store, orgs,
-        stages=stages, full=arguments.full, allow_mass_change=arguments.allow_mass_change,
-    )  # fmt: skip
+    commons = Commons(settings=settings, policy=policy, store=store)
+    definitions = build_defs({"commons": commons})
+    with presentation.progress("distilling", len(orgs)) as advance:
+        runs = distill_in_process(
+            definitions,
+            commons,
+            orgs,
+            stages=stages,
+            full=arguments.full,
+            allow_mass_change=arguments.allow_mass_change,
+            on_org=advance and (lambda org_id, done, _: advance(done, presentation.printable(org_id))),
+        )
+    return Distilled(
+        {org_id: run.receipts for org_id, run in runs.items()},
+        tuple(f"org {org_id!a}: {run.failure}" for org_id, run in runs.items() if run.failure),
+        tuple(
+            f"org {org_id!a}: invariant {name} does not hold"
+            for org_id, run in runs.items()
+            for name in run.failed_checks
+        ),
+    )
 
 
-def _outcomes(receipts: Receipts, outcome: str) -> tuple[str, ...]:
+def _noted(receipts: Receipts, outcome: str) -> tuple[str, ...]:
     return tuple(
         f"org {org_id!a}, {stage}: {receipt.note or outcome}"
         for org_id, by_stage in receipts.items()

@@ -37,25 +37,26 @@ def printable(name: str) -> str:
 def show_migration(console: Console, result: MigrationResult) -> None:
     """What a migration added, or that there was nothing to do."""
     if result.is_noop:
-        console.print("the database was up to date: nothing was changed")
+        _say(console, "the database was up to date: nothing was changed")
     for what, names in (
         ("tables created", result.tables),
         ("indexes added", result.indexes),
         ("schema revisions run", result.revisions),
     ):
         if names:
-            console.print(f"{what}: {', '.join(names)}")
+            _say(console, f"{what}: {', '.join(names)}")
     imported = {name: count for name, count in asdict(result.imported).items() if count}
     if imported:
-        console.print(f"entered from what a HiveMind server did before: {_listed(imported)}")
+        _say(console, f"entered from what a HiveMind server did before: {_listed(imported)}")
 
 
 def show_load(console: Console, report: LoadReport, *, pending: bool) -> None:
     """What became of a file's rows, in total and by org."""
     where = "the review queue" if pending else "the commons"
-    console.print(
+    _say(
+        console,
         f"{report.loaded:,} of {report.rows:,} rows loaded into {where}, "
-        f"{report.known:,} were there already, {report.refused:,} refused"
+        f"{report.known:,} were there already, {report.refused:,} refused",
     )
     if len(report.loaded_by_org) > 1:
         table = _table("org", "loaded")
@@ -65,20 +66,34 @@ def show_load(console: Console, report: LoadReport, *, pending: bool) -> None:
 
 
 def show_receipts(console: Console, receipts: Receipts, *, dry_run: bool) -> None:
-    """A table of counts per stage and org, and one line that says whether anything was done."""
-    table = _table("org", "stage", "outcome", "due", "planned" if dry_run else "applied", "dropped", "counts")
+    """A table of counts per stage and org."""
+    done = "planned" if dry_run else "applied"
+    table = _table("org", "stage", "outcome", "due", done, "dropped", "counts", "seconds")
     for org_id, by_stage in receipts.items():
         for stage, receipt in by_stage.items():
             table.add_row(
-                _cell(org_id), stage, receipt.outcome.replace("_", " "), f"{receipt.due:,}",
-                f"{receipt.applied:,}", f"{receipt.dropped:,}", own_counts(receipt),
-            )  # fmt: skip
+                _cell(org_id),
+                stage,
+                receipt.outcome.replace("_", " "),
+                f"{receipt.due:,}",
+                f"{receipt.applied:,}",
+                f"{receipt.dropped:,}",
+                own_counts(receipt),
+                f"{receipt.seconds:.2f}",
+            )
         table.add_section()
-    console.print(table)
-    if is_nothing_due(receipts):
-        console.print("nothing was due: nothing was changed")
+    if table.rows:
+        console.print(table)
+
+
+def show_end(console: Console, receipts: Receipts, *, dry_run: bool) -> None:
+    """One line that says whether anything was changed."""
+    if not receipts:
+        _say(console, "there is no knowledge yet: load a file with `hivemind-pipelines load FILE.jsonl`")
+    elif is_nothing_due(receipts):
+        _say(console, "nothing was due: nothing was changed")
     elif dry_run:
-        console.print("this was a dry run: features and pairs may have been cached, nothing else was changed")
+        _say(console, "this was a dry run: features and pairs may have been cached, nothing else was changed")
 
 
 def is_nothing_due(receipts: Receipts) -> bool:
@@ -101,10 +116,10 @@ def show_status(console: Console, status: Status) -> None:
     if status.orgs:
         console.print(table)
     else:
-        console.print("the commons is empty: load a file with `hivemind-pipelines load FILE.jsonl`")
-    console.print(str(status.gate))
+        _say(console, "the commons is empty: load a file with `hivemind-pipelines load FILE.jsonl`")
+    _say(console, str(status.gate))
     for key, value in status.last_run_keys.items():
-        console.print(f"{key}: {printable(value)}")
+        _say(console, f"{key}: {printable(value)}")
 
 
 def _org_cells(org: OrgStatus) -> Iterator[str]:
@@ -126,13 +141,13 @@ def show_policy_changes(
 ) -> None:
     """Each path that differs, and the sections whose rows become stale."""
     if not changes:
-        console.print("the policies are equal")
+        _say(console, "the policies are equal")
         return
     table = _table("path", "in force", "proposed")
     for change in changes:
         table.add_row(*(_cell(str(change[column])) for column in ("path", "in_force", "proposed")))
     console.print(table)
-    console.print(f"stale under the proposed policy: {', '.join(stale) if stale else 'nothing'}")
+    _say(console, f"stale under the proposed policy: {', '.join(stale) if stale else 'nothing'}")
 
 
 @contextmanager
@@ -149,8 +164,24 @@ def progress(label: str, total: int | None) -> Iterator[Callable[[int, str], Non
         yield lambda completed, note: bar.update(task, completed=completed, description=f"{label} {note}")
 
 
+def _say(console: Console, line: str) -> None:
+    # The terminal wraps a line better than rich does, and a pipe not at all.
+    console.print(line, soft_wrap=True)
+
+
 _NUMBERS = frozenset(
-    {"live", "summaries", "expired", "pending", "open cases", "applied", "planned", "dropped", "loaded"}
+    {
+        "live",
+        "summaries",
+        "expired",
+        "pending",
+        "open cases",
+        "applied",
+        "planned",
+        "dropped",
+        "loaded",
+        "seconds",
+    }
 )
 
 

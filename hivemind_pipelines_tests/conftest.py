@@ -60,7 +60,7 @@ def migrated_template(make_database: MakeDatabase) -> str:
 @pytest.fixture
 def database_url(postgres_url: str, make_database: MakeDatabase, migrated_template: str) -> Iterator[str]:
     """The URL of a fresh, migrated, empty database."""
-    with _dropped_after(postgres_url, make_database(migrated_template)) as url:
+    with dropped_after(postgres_url, make_database(migrated_template)) as url:
         yield url
 
 
@@ -74,7 +74,7 @@ def store(database_url: str) -> Iterator[Store]:
 @pytest.fixture
 def empty_database_url(postgres_url: str, make_database: MakeDatabase) -> Iterator[str]:
     """The URL of a database in which there is nothing at all."""
-    with _dropped_after(postgres_url, make_database("template1")) as url:
+    with dropped_after(postgres_url, make_database("template1")) as url:
         yield url
 
 
@@ -88,7 +88,8 @@ def hivemind_store(empty_database_url: str) -> Iterator[Store]:
 
 
 @contextmanager
-def _dropped_after(server_url: str, url: str) -> Iterator[str]:
+def dropped_after(server_url: str, url: str) -> Iterator[str]:
+    """Hands on the URL and drops its database afterwards, with whoever is still connected."""
     try:
         yield url
     finally:

@@ -6,7 +6,7 @@
         assert len(server.requests) == 2
 
 Without instructions it answers every request with JSON that conforms to the request's schema: sentences
-are copied from the sources of the prompt (see `conforming_answer`), booleans are true, numbers 1.
+are the first ones of the notes in the prompt, each citing its note, booleans are true, numbers 1.
 
 `server.respond_with(*answers)` programs it. The n-th request gets the n-th answer, the last answer stays
 for all later ones; an answer is
@@ -36,6 +36,8 @@ from email.utils import format_datetime
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Self
+
+from hivemind_pipelines.core.text import sentences
 
 Body = dict[str, Any]
 
@@ -301,21 +303,21 @@ def _message(text: str, **changes: object) -> RawResponse:
 
 
 def conforming_answer(body: Body) -> Body:
-    """A JSON object that conforms to the request's schema, its strings copied from the prompt's sources."""
+    """A JSON object that conforms to the request's schema, its strings copied from the prompt's notes."""
     schema = body.get("output_config", {}).get("format", {}).get("schema", {"type": "object"})
-    answer = _value(schema, iter(_first_sentences(_user_text(body))), "")
+    answer = _value(schema, iter(_first_sentences(_user_text(body))))
     return answer if isinstance(answer, dict) else {}
 
 
-def _value(schema: dict[str, Any], sentences: Iterator[tuple[int, str]], name: str) -> Any:
+def _value(schema: dict[str, Any], said: Iterator[tuple[int, str]]) -> Any:
     if "enum" in schema:
         return schema["enum"][0]
     match schema.get("type"):
         case "object":
-            return _object(schema, sentences)
+            return _object(schema, said)
         case "array":
             items = schema.get("items", {})
-            return [_value(items, sentences, name) for _ in range(2 if items.get("type") == "object" else 1)]
+            return [_value(items, said) for _ in range(2 if items.get("type") == "object" else 1)]
         case "integer" | "number":
             return schema.get("maximum", 1)
         case "boolean":
@@ -323,10 +325,10 @@ def _value(schema: dict[str, Any], sentences: Iterator[tuple[int, str]], name: s
         case "null":
             return None
         case _:
-            return next(sentences, (1, "A short answer."))[1]
+            return next(said, (1, "A short answer."))[1]
 
 
-def _object(schema: dict[str, Any], sentences: Iterator[tuple[int, str]]) -> Body:
+def _object(schema: dict[str, Any], said: Iterator[tuple[int, str]]) -> Body:
     """A sentence with the numbers of its sources stays together; everything else goes by type."""
     properties = schema.get("properties", {})
     numbers = [name for name, inner in properties.items() if _is_number_list(inner)]
@@ -334,11 +336,11 @@ def _object(schema: dict[str, Any], sentences: Iterator[tuple[int, str]]) -> Bod
         name for name, inner in properties.items() if inner.get("type") == "string" and "enum" not in inner
     ]
     if len(numbers) == 1 and len(texts) == 1:
-        number, sentence = next(sentences, (1, "A short answer."))
+        number, sentence = next(said, (1, "A short answer."))
         rest = {name: inner for name, inner in properties.items() if name not in (numbers[0], texts[0])}
-        others = {name: _value(inner, sentences, name) for name, inner in rest.items()}
+        others = {name: _value(inner, said) for name, inner in rest.items()}
         return {texts[0]: sentence, numbers[0]: [number], **others}
-    return {name: _value(inner, sentences, name) for name, inner in properties.items()}
+    return {name: _value(inner, said) for name, inner in properties.items()}
 
 
 def _is_number_list(schema: dict[str, Any]) -> bool:
@@ -352,21 +354,13 @@ def _user_text(body: Body) -> str:
     return "\n".join(block.get("text", "") for block in content if isinstance(block, dict))
 
 
-_SOURCE_LINE = re.compile(
-    r"^[^\w\n]*(?:[\w-]*[\s#:=\"-]*)?source[\w\s#:=\"'-]*?(\d+)[^\n]*$", re.IGNORECASE | re.MULTILINE
-)
+_NOTE = re.compile(r"^\[note (\d+) (\w+)\]\n(.*)\n\[end of note \1 \2\]$", re.MULTILINE)
 
 
 def _first_sentences(prompt: str) -> list[tuple[int, str]]:
-    """The first line of text under each source marker, with the source's number."""
-    marks = list(_SOURCE_LINE.finditer(prompt))
-    found: list[tuple[int, str]] = []
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        inside = prompt[mark.end() : following.start() if following else len(prompt)]
-        lines = [line.strip() for line in inside.splitlines() if re.search(r"\w{2}", line)]
-        if lines and int(mark.group(1)) not in [number for number, _ in found]:
-            found.append((int(mark.group(1)), lines[0]))
-    return found
+    """The number and the first sentence of every note that summarization.build_request quoted."""
+    notes = [(int(match.group(1)), sentences(json.loads(match.group(3)))) for match in _NOTE.finditer(prompt)]
+    return [(number, inside[0]) for number, inside in notes if inside]
 
 
 Builder = Callable[[Body, str], RawResponse | Hang | Close]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from hivemind_pipelines.core.kinship import ChangeKind, lone_kind, relation
@@ -40,11 +40,7 @@ def align(a: Sequence[Run], b: Sequence[Run]) -> Alignment:
     if min(len(a), len(b)) < 3 or _moves(flat) < 3:
         return flat
     a_rest, b_rest, shared = _without_shared(a, b)
-    return _replace_moves(_align_runs(_flat(a_rest), _flat(b_rest)), shared)
-
-
-def _replace_moves(alignment: Alignment, shared: int) -> Alignment:
-    return Alignment(alignment.changes, shared, alignment.is_exact)
+    return replace(_align_runs(_flat(a_rest), _flat(b_rest)), sentences_moved=shared)
 
 
 def _moves(alignment: Alignment) -> int:

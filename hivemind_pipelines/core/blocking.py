@@ -76,7 +76,7 @@ def vector_neighbours(
 def _usable(vectors: Vectors) -> Vectors:
     """The same rows as float32 with those that are not finite set to zero."""
     rows = np.ascontiguousarray(vectors, dtype=np.float32)
-    is_finite: NDArray[np.bool_] = np.isfinite(rows).all(axis=1)
+    is_finite = np.isfinite(rows.sum(axis=1, dtype=np.float64))
     return rows if is_finite.all() else np.where(is_finite[:, None], rows, np.float32(0.0))
 
 
@@ -89,8 +89,8 @@ def _nearest(
     top_k: int,
 ) -> list[tuple[int, int, float]]:
     """Row, pool column and cosine of the best `top_k` hits of each row, ties by the smaller id."""
-    is_zero = ~tile.any(axis=1)
-    pool_is_zero: NDArray[np.bool_] = ~pool.any(axis=1)
+    is_zero = np.abs(tile).max(axis=1) == 0.0
+    pool_is_zero = np.abs(pool).max(axis=1) == 0.0
     hits: list[list[tuple[float, ItemId, int]]] = [[] for _ in ids]
     for start in range(0, len(pool), POOL_TILE):
         product = tile @ pool[start : start + POOL_TILE].T

@@ -9,11 +9,11 @@ from typing import Final
 #: Changes that leave a statement as it is, or nearly.
 MILD_KINDS: Final = (
     "case", "spelling", "inflection", "function", "opener", "synonym", "placeholder", "flag_length",
-    "moved", "operator",
+    "moved",
 )  # fmt: skip
 #: Changes that may make it another one without being a veto.
 GRAVE_KINDS: Final = (
-    "word", "word_added", "quantifier_added", "number_added", "name_added", "flag_added", "code_added",
+    "word", "word_added", "operator", "quantifier_added", "number_added", "name_added", "flag_added", "code_added",
 )  # fmt: skip
 
 Scores = Mapping[str, float]
@@ -55,19 +55,23 @@ def probability(scores: Scores) -> float:
 def is_in_range(scores: Scores) -> bool:
     """Whether a pair is of the sort the model was fitted on, so that it may merge without a question.
 
-    Texts that were aligned token by token and have a vector; no word stands for an unrelated one and
-    little was added, unless both hold the same substantial code.
+    Both texts have a vector and were aligned token by token. Either nothing but mild changes was found,
+    or both hold the same code, large enough to carry the statement, and little else was reworded.
     """
     if not (scores["is_near"] and scores["is_exact"] and scores["cosine"] >= _LIMITS["cosine_min"]):
         return False
     if scores["tokens_min"] < _LIMITS["tokens_min"]:
         return False
-    if same_code_share(scores) >= _LIMITS["same_code_share_min"]:
-        return True
+    grave = sum(scores[f"n_{kind}"] for kind in GRAVE_KINDS)
+    if grave == 0.0:
+        return scores["changed"] <= _LIMITS["mild_share_max"] * scores["tokens_max"]
     replaced = scores["n_word"] + scores["both_sides_lone"]
-    added = sum(scores[f"n_{kind}"] for kind in ("word_added", "name_added", "code_added", "number_added"))
-    size = max(scores["tokens_max"], 1.0)
-    return replaced <= _LIMITS["replaced_max"] and added / size <= _LIMITS["added_share_max"]
+    is_carried = same_code_share(scores) >= _LIMITS["same_code_share_min"]
+    return (
+        is_carried
+        and scores["code_tokens"] >= _LIMITS["code_tokens_min"]
+        and replaced <= _LIMITS["replaced_max"]
+    )
 
 
 def _load() -> tuple[float, dict[str, float], dict[str, float]]:

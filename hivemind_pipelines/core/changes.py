@@ -136,7 +136,9 @@ class Rescore:
     after: float
 
 
-Change = Merge | Unmerge | OpenCase | StampSuspect | PlaceTopic | DissolveTopic | Publish | Revive | Retire | Flag
+Change = (
+    Merge | Unmerge | OpenCase | StampSuspect | PlaceTopic | DissolveTopic | Publish | Revive | Retire | Flag
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,5 +156,3 @@ class Refusal:
             f"more than safety.mass_change_share_max {self.share_max:.0%}; "
             "look at it with --dry-run, allow it once with --allow-mass-change"
         )
-
-

@@ -6,6 +6,7 @@ from enum import StrEnum
 from hivemind_pipelines.core.lexicon import (
     ANTONYMS,
     FUNCTION_WORDS,
+    LOOKALIKES,
     NEGATIONS,
     OPENERS,
     PLACEHOLDERS,
@@ -62,12 +63,6 @@ _NUMBER_LIKE = frozenset({Kind.NUMBER, Kind.VERSION})
 _DOMAIN = re.compile(r"\w\.(?:com|org|net|io|dev)\b")
 _VOWELS = frozenset("aeiouy")
 _SIMILAR_LETTERS = frozenset(map(frozenset, ("sz", "cs", "ck", "iy")))
-_REAL_WORDS = frozenset(
-    map(
-        frozenset,
-        (("form", "from"), ("quite", "quiet"), ("trial", "trail"), ("later", "latter"), ("angel", "angle")),
-    )
-)
 
 
 def relation(removed: Token, added: Token) -> ChangeKind | None:
@@ -134,8 +129,8 @@ def _is_value(a: str, b: str) -> bool:
 
 def stem(word: str) -> str:
     """A word without the endings of number, tense and adverb."""
-    for ending in ("'s", "ing", "ed", "es", "ly", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
+    for ending, stem_min in (("'s", 3), ("ing", 3), ("ed", 3), ("es", 3), ("ly", 4), ("s", 3)):
+        if word.endswith(ending) and len(word) - len(ending) >= stem_min:
             word = word[: -len(ending)]
             break
     if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "aeious":
@@ -254,12 +249,9 @@ def _is_reversed(a: str, b: str) -> bool:
 def is_misspelt(a: str, b: str) -> bool:
     """Whether two words of four letters or more are one slip apart: a swap, a letter lost or doubled."""
     short, long = sorted((a, b), key=len)
-    if (
-        len(short) < 4
-        or short[0] != long[0]
-        or len(long) - len(short) > 1
-        or frozenset((a, b)) in _REAL_WORDS
-    ):
+    if len(short) < 4 or short[0] != long[0] or len(long) - len(short) > 1 or not (a + b).isascii():
+        return False
+    if frozenset((a, b)) in LOOKALIKES or frozenset((stem(a), stem(b))) in LOOKALIKES:
         return False
     start = next((index for index, (x, y) in enumerate(zip(short, long, strict=False)) if x != y), len(short))
     if len(short) < len(long):

@@ -191,6 +191,22 @@ SYNONYMS = _pairs(
     """
 )
 
+#: Pairs of real words, or of their stems, that are one slip apart.
+LOOKALIKES = _pairs(
+    """
+    form|from quit|quiet trial|trail later|latter latest|lattest angel|angl united|untied compiled|complied filed|field unti|unit compil|comply tried|tired caus|casual causal|casual
+    dairy|diary compli|compil fil|field fil|fli tri|tir compet|complet contact|contract server|sever
+    plan|planet plan|plane public|pubic through|though through|thorough prefect|perfect window|widow
+    county|country launch|lunch filter|filer modul|modulo export|expert complement|compliment
+    stationary|stationery patch|path batch|bath catch|cach string|sting thread|tread desert|dessert
+    devic|devis advic|advis moral|mortal human|human singl|sing barely|barley lost|lot best|bet
+    list|lit sacr|scar martial|marital clos|clo mark|mask revers|reserv chang|charg chanc|chang
+    parser|parse sever|serv stat|start state|start statu|statut port|part post|past test|text
+    rout|root route|rout host|hos share|shar carr|car brow|brown word|world lead|led read|red
+    tabl|tablet stor|story messag|massag curr|curry inst|instr descent|decent except|expect
+    """
+)
+
 #: Kinds of quantity; two of one line mean the same.
 QUANTIFIERS = _groups(
     """all every each
@@ -360,6 +376,3 @@ SEQUENCE_WORDS = words(
     first firstly second secondly third then next afterwards finally lastly before after step steps
     """
 )
-
-#: Endings by which an inflected word differs from its stem, longest first.
-INFLECTIONS = ("'s", "ies", "ied", "ing", "es", "ed", "er", "ly", "s", "d", "y", "e", "'")

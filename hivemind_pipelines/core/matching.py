@@ -102,7 +102,8 @@ def compare(a: MatchInput | Prepared, b: MatchInput | Prepared, policy: Matching
     similarities = _similarities(left, right)
     is_near = similarities["word_jaccard"] >= NEAR_MIN or similarities["shingle_jaccard"] >= NEAR_MIN
     alignment = align(left.sentences, right.sentences) if is_near else Alignment(())
-    scores = {**similarities, "is_near": float(is_near), **_counts(alignment, left, right)}
+    scope = {"scope_open": float(_is_scope_open(left.item.scope, right.item.scope))}
+    scores = {**similarities, **scope, "is_near": float(is_near), **_counts(alignment, left, right)}
     vetoes = (*_scope_vetoes(left.item.scope, right.item.scope), *_vetoes(alignment, scores))
     return Comparison(tuple(sorted(scores.items())), tuple(sorted(set(vetoes))))
 
@@ -177,6 +178,12 @@ def _is_order_broken(alignment: Alignment, a: Prepared, b: Prepared) -> bool:
     return alignment.sentences_moved > 0 and not SEQUENCE_WORDS.isdisjoint(a.words | b.words)
 
 
+def _is_scope_open(a: Scope, b: Scope) -> bool:
+    """Whether one side says what it is about and the other leaves it open."""
+    columns = ((a.framework, b.framework), (a.language, b.language), (a.version, b.version))
+    return any(bool(normalise_scope(left)) != bool(normalise_scope(right)) for left, right in columns)
+
+
 def _scope_vetoes(a: Scope, b: Scope) -> list[str]:
     found = []
     for code, left, right in (
@@ -216,6 +223,8 @@ def decide(comparison: Comparison, policy: MatchingPolicy) -> PairDecision:
     if comparison.vetoes:
         decision: Decision = "possible" if chance >= policy.vetoed_possible_min else "distinct"
         return PairDecision(decision, min(chance, VETOED_PROBABILITY_MAX), comparison.vetoes[0])
+    if scores["scope_open"] and chance >= policy.possible_min:
+        return PairDecision("possible", chance, "near:scope_open")
     if scores["same_normalised"]:
         return PairDecision("duplicate", 1.0, "same:normalised")
     if chance >= policy.duplicate_min and is_in_range(scores):

@@ -37,6 +37,7 @@ _MNEMONIC = re.compile(r"\[(\w{1,3})\](?=\w)|(?<=\w)\[(\w{1,3})\]")
 _PART = re.compile(
     r"""
     (?P<flag>(?<![\w/.])--?[A-Za-z?][\w-]*|(?<![\w/.)])\+[a-z]\w*)
+  | (?P<negative>(?<![\w/.)\]])-\d[\d.,]*(?![\w-]))
   | (?P<url>[a-z][a-z+.-]*://[^\s`"'<>)\]]+)
   | (?P<money>[$€£¥](?=\d))
   | (?P<option>(?<![\w/.])/[A-Za-z?]{1,2}(?=\Z|:)|(?<![\w/.])/[A-Za-z]+(?=:))
@@ -54,12 +55,17 @@ _QUOTED_SYMBOL = re.compile(r"""(["'`])([^\w\s]{1,4})\1""")
 _BRACKETED = re.compile(r"[^\w\s\"'`.,]+|[\[\]]\w{0,2}")
 _PLAIN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 _HYPHENATED = re.compile(r"[^\W\d_]+(?:[-/][^\W\d_]+)+")
+_COMPARING = re.compile(r"[<>=!]=|[-=]>|&&|\|\||>>|<<|:=")
+_SENTENCE_MARKS = frozenset("`'\".,;:()[]{}")
 _NOISE = frozenset("`'\".,;:()[]{}<>!?…–—-*_#|~^/\\=•·&")
 
 
 def tokenise(content: str) -> tuple[Token, ...]:
     """The tokens of a text in order; markup, quotes and sentence punctuation are none."""
-    return tuple(_tokens(clean(content)))
+    found: list[Token] = []
+    for token in _tokens(clean(content)):
+        found.append(_as_version(token) if found and _is_release(found[-1], token) else token)
+    return tuple(found)
 
 
 def discriminators(content: str) -> Discriminators:
@@ -75,7 +81,23 @@ def discriminators(content: str) -> Discriminators:
 
 
 def _keys(found: tuple[Token, ...], kind: Kind) -> tuple[str, ...]:
-    return tuple(sorted({token.key.replace("\x00", "\ufffd") for token in found if token.kind is kind}))
+    return tuple(sorted({_storable(token.key) for token in found if token.kind is kind}))
+
+
+def _storable(key: str) -> str:
+    """Without NUL and lone surrogates, which jsonb refuses."""
+    return key.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def _is_release(before: Token, token: Token) -> bool:
+    """Whether a decimal is a release number: it follows a name or the word version."""
+    if token.kind is not Kind.NUMBER or "." not in token.key:
+        return False
+    return before.key in ("version", "release") or before.form[:1].isupper()
+
+
+def _as_version(token: Token) -> Token:
+    return token._replace(kind=Kind.VERSION)
 
 
 def _tokens(text: str) -> Iterator[Token]:
@@ -95,7 +117,6 @@ def _tokens(text: str) -> Iterator[Token]:
             symbol = _QUOTED_SYMBOL.search(chunk)
             if symbol:
                 yield Token(symbol.group(2), symbol.group(2), Kind.OPERATOR, in_code, False)
-                continue
             if in_code and _BRACKETED.fullmatch(chunk):
                 yield Token(chunk, chunk, Kind.OPERATOR, True, False)
                 continue
@@ -116,13 +137,22 @@ def _token(part: re.Match[str], in_code: bool, is_start: bool) -> Iterator[Token
             yield Token(form, form, Kind.WORD, in_code, False)
         case "contraction":
             yield from _word(form, in_code, is_start)
+        case "negative":
+            yield Token(form, form.rstrip(".,"), Kind.NUMBER, in_code, False)
         case "operator":
-            if not _NOISE.issuperset(form) or (
-                in_code and len(form) < 3 and not set(form) <= set("`'\".,;:()[]{}")
-            ):
+            if _is_operator(form, part, in_code):
                 yield Token(form, form, Kind.OPERATOR, in_code, False)
         case _:
             yield from _wordish(form, in_code, is_start)
+
+
+def _is_operator(form: str, part: re.Match[str], in_code: bool) -> bool:
+    """Whether punctuation says something: it compares, joins or directs; markup and sentence marks do not."""
+    if not _NOISE.issuperset(form) or _COMPARING.search(form):
+        return True
+    if form[-1] in "<>" and part.string[part.end() : part.end() + 1].isdigit():
+        return True
+    return in_code and len(form) < 3 and not _SENTENCE_MARKS.issuperset(form)
 
 
 def _wordish(form: str, in_code: bool, is_start: bool) -> Iterator[Token]:

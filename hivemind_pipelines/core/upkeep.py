@@ -17,7 +17,8 @@ PII_FOUND = "pii_found"
 class StandingSummary:
     """A summary its owner has not deleted; `fingerprint` and `pii_stamp` are None for a server's own.
 
-    `lost_sources` are deleted or gone, `changed_sources` say something else than when it was made.
+    `retired_reason` is set while our own last word on it is that it is expired. `lost_sources` are
+    deleted or gone, `changed_sources` say something else than when it was made.
     """
 
     id: ItemId
@@ -62,7 +63,9 @@ def plan_upkeep(
     """Hold the summaries against the standing topics.
 
     A live summary whose topic moved on stays until its successor is published, unless its sources fell
-    away; `known` are fingerprints ever published: one whose summary an owner deleted is not written again.
+    away; a server's own stays without a successor too. `known` are fingerprints ever published: one whose
+    summary an owner deleted is not written again. A summary of ours that somebody else brought back is
+    among the revived.
     """
     current = {cluster.fingerprint: cluster for cluster in topics}
     stored = sorted(summaries, key=lambda summary: summary.id)
@@ -79,7 +82,8 @@ def plan_upkeep(
     for summary in (summary for summary in live if summary.fingerprint not in current):
         successor = _successor(summary, current)
         if successor is None:
-            retire.append(Retire(summary.id, "topic_dissolved"))
+            if summary.fingerprint is not None:
+                retire.append(Retire(summary.id, "topic_dissolved"))
         elif successor in covered:
             retire.append(Retire(summary.id, "superseded"))
         else:
@@ -88,6 +92,12 @@ def plan_upkeep(
         Writing(current[fingerprint], tuple(replaced[fingerprint]))
         for fingerprint in sorted(current.keys() - covered - set(known))
     )
+    leaving = {change.summary_id for change in retire}
+    revive += [
+        Revive(summary.id, summary.fingerprint)
+        for summary in live
+        if summary.fingerprint is not None and summary.retired_reason and summary.id not in leaving
+    ]
     return Upkeep(
         tuple(sorted(retire, key=lambda change: change.summary_id)),
         tuple(revive),
@@ -99,6 +109,8 @@ def plan_upkeep(
 def _unsound(summary: StandingSummary) -> str | None:
     if not summary.is_live:
         return None
+    if summary.retired_reason == PII_FOUND:
+        return PII_FOUND
     if summary.lost_sources:
         return "source_deleted"
     if summary.changed_sources:
@@ -107,8 +119,9 @@ def _unsound(summary: StandingSummary) -> str | None:
 
 
 def _is_revivable(summary: StandingSummary) -> bool:
+    """Whole again and retired by us; what others expired stays expired."""
     is_whole = summary.live_sources == len(summary.source_ids) >= SOURCES_MIN
-    return not summary.is_live and is_whole and summary.retired_reason != PII_FOUND
+    return not summary.is_live and is_whole and summary.retired_reason not in (None, PII_FOUND)
 
 
 def _successor(summary: StandingSummary, current: Mapping[str, TopicCluster]) -> str | None:

@@ -1,7 +1,6 @@
 """What the UI says about receipts: every metadata key with its meaning, and receipts as metadata."""
 
 from collections.abc import Iterable, Mapping
-from typing import get_args
 
 from dagster import (
     MetadataValue,
@@ -12,7 +11,8 @@ from dagster import (
     TableSchema,
 )
 
-from hivemind_pipelines.core.receipts import Outcome, Receipt
+from hivemind_pipelines.core.model import Stage
+from hivemind_pipelines.core.receipts import Receipt
 
 Metadata = dict[str, MetadataValue]
 
@@ -60,7 +60,7 @@ KEYS: dict[str, str] = {
     "revived": "expired summaries whose sources are current again; no call was made",
     "retired": "summaries expired because their sources changed, went or became too few",
     "rejected": "drafts stopped by the form, grounding or PII gate",
-    "redacted": "drafts in which the PII gate replaced something before they were stored",
+    "redacted": "what the PII gate replaced by placeholders in published texts: counts by type",
     "skipped": "topics left due: no key, no budget, a failed call or another run's claim",
     "input_tokens": "tokens sent to the language model",
     "output_tokens": "tokens received from the language model",
@@ -103,16 +103,17 @@ def receipt_metadata(receipt: Receipt) -> Metadata:
     }
     metadata: Metadata = {name: MetadataValue.text(value) for name, value in texts.items()}
     metadata |= {name: MetadataValue.int(count) for name, count in receipt.counts().items()}
+    metadata |= {name: MetadataValue.json(value) for name, value in receipt if isinstance(value, dict)}
     metadata |= {name: MetadataValue.float(share) for name, share in _ratios(receipt).items()}
     metadata["seconds"] = MetadataValue.float(round(receipt.seconds, 3))
     return metadata
 
 
-def stages_table(receipts: Mapping[str, Receipt]) -> TableMetadataValue:
+def stages_table(receipts: Mapping[Stage, Receipt]) -> TableMetadataValue:
     """Outcome and counts of every stage of a run, a row each."""
     columns = ("stage", "outcome", "due", "applied", "dropped", "seconds")
     records = [
-        TableRecord({"stage": name, **{column: getattr(receipt, column) for column in columns[1:]}})
+        TableRecord({"stage": str(name), **{column: getattr(receipt, column) for column in columns[1:]}})
         for name, receipt in receipts.items()
     ]
     return MetadataValue.table(records, TableSchema([TableColumn(name) for name in columns]))
@@ -141,6 +142,3 @@ def _ratios(receipt: Receipt, *, always: bool = False) -> dict[str, float]:
 def _table(keys: Iterable[str]) -> str:
     rows = "\n".join(f"| `{key}` | {KEYS.get(key, '')} |" for key in keys)
     return f"| key | meaning |\n|---|---|\n{rows}"
-
-
-assert set(OUTCOMES) == set(get_args(Outcome))

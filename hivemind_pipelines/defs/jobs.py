@@ -5,16 +5,14 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from hivemind_pipelines.core.model import Stage
 from hivemind_pipelines.defs import tags
-from hivemind_pipelines.defs.partitions import orgs
 from hivemind_pipelines.defs.pruning import prune_runs
 
 distillation = define_asset_job(
     "distillation",
     selection=AssetSelection.assets(*[stage.value for stage in Stage]),
-    partitions_def=orgs,
     tags={tags.JOB: "distillation"},
     description=(
-        "One org, ten steps: features, pairs, merges, contradiction cases, topics, summaries, the labels of "
+        "One org, eight assets: features, pairs, merges, contradiction cases, topics, summaries, the labels of "
         "the review queue, and the report. Every step takes only what is due; a run with nothing due "
         "changes nothing. One run per org at a time."
     ),
@@ -23,7 +21,6 @@ distillation = define_asset_job(
 erasure = define_asset_job(
     "erasure",
     selection=AssetSelection.assets("erasure_propagation"),
-    partitions_def=orgs,
     tags={tags.JOB: "erasure"},
     description="Carries deletions of one org through to everything derived; never waits for another run.",
 )

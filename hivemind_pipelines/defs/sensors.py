@@ -15,7 +15,8 @@ from dagster import (
 
 from hivemind_pipelines.defs import policies
 from hivemind_pipelines.defs.jobs import distillation, erasure
-from hivemind_pipelines.defs.partitions import missing_orgs, orgs
+from hivemind_pipelines.defs.lost_runs import fail_lost_runs
+from hivemind_pipelines.defs.partitions import is_partition_key, missing_orgs, orgs
 from hivemind_pipelines.defs.requests import Requested, distillation_requests, erasure_requests
 from hivemind_pipelines.defs.resources import Commons
 from hivemind_pipelines.stages import backlog
@@ -41,13 +42,16 @@ def _backlog_sensor(status: DefaultSensorStatus) -> SensorDefinition:
             "Reads every org's backlog in one grouped query and asks for one run per due org: the gate is "
             "open (enough pending rows, or enough contradiction signals that no run has stamped), or the "
             "oldest due row waits longer than `gate.max_staleness`. A skip says both counts and both "
-            "thresholds. It also registers new orgs as partitions and materialises policies that moved."
+            "thresholds. It also registers new orgs as partitions, materialises policies that moved, and "
+            "reports runs as failed whose process is gone."
         ),
     )
     def distillation_backlog(
         context: SensorEvaluationContext, commons: ResourceParam[Commons]
     ) -> SensorResult:
         policy, now = commons.current_policy(), datetime.now(UTC)
+        for run_id in fail_lost_runs(context.instance, now):
+            context.log.warning("run %s lost its process and was reported as failed", run_id)
         backlogs = backlog.read(commons.current_store(), policy, now, commons.current_models())
         requested = distillation_requests(
             context.instance, backlogs, policy, now, cursor=context.cursor or ""
@@ -86,6 +90,9 @@ def _result(
     org_ids: Iterable[str],
     events: Sequence[AssetMaterialization] = (),
 ) -> SensorResult:
+    org_ids = list(org_ids)
+    if refused := sum(not is_partition_key(org_id) for org_id in org_ids):
+        context.log.warning("%d orgs have ids that Dagster refuses: distil them by hand", refused)
     added = missing_orgs(context.instance, org_ids)[:NEW_ORGS_PER_TICK]
     asked_for = {request.partition_key for request in requested.run_requests}
     new_orgs = sorted({*added, *missing_orgs(context.instance, filter(None, asked_for))})

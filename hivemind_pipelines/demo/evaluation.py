@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import product
 from typing import Literal
 
-from hivemind_pipelines.core.model import Decision, ItemId
-from hivemind_pipelines.demo.knowledge import RuleItem, Tool
+from hivemind_pipelines.core.model import Decision, ItemId, OrgId
+from hivemind_pipelines.demo.knowledge import Rule, RuleItem, Tool
 
 Verdict = Literal["agrees", "contradicts", "uncovered"]
 Fate = Literal["merged", "possible", "missed"]
@@ -26,32 +26,24 @@ _MAPPED_TOOLS = frozenset(tool for _, tool, _ in _DECLARED_BY_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
-class DeclaredPair:
-    """A ruff rule and the rule of another tool that its code says it re-implements, in one org."""
+class RulePair:
+    """A ruff rule and a rule of another tool in one org."""
 
-    ruff: RuleItem
-    other: RuleItem
-
-
-@dataclass(frozen=True, slots=True)
-class MergedRules:
-    """A ruff rule that ended in one cluster with a rule of a mapped tool, and what the mapping says."""
-
-    ruff: RuleItem
-    other: RuleItem
-    verdict: Verdict
+    org_id: OrgId
+    ruff: Rule
+    other: Rule
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """Merges against the mapping, and the mapping against the merges."""
 
-    merges: tuple[MergedRules, ...]
-    fates: tuple[tuple[DeclaredPair, Fate], ...]
+    merges: tuple[tuple[RulePair, Verdict], ...]
+    fates: tuple[tuple[RulePair, Fate], ...]
 
     def merge_counts(self) -> dict[Verdict, int]:
         """Merged pairs of mapped tools by what the mapping says of them."""
-        counted = Counter(merge.verdict for merge in self.merges)
+        counted = Counter(verdict for _, verdict in self.merges)
         return {
             "agrees": counted["agrees"],
             "contradicts": counted["contradicts"],
@@ -60,7 +52,7 @@ class Agreement:
 
     def fate_counts(self) -> dict[Tool, dict[Fate, int]]:
         """Declared pairs by the tool they point to and what became of them."""
-        counted = Counter((pair.other.rule.tool, fate) for pair, fate in self.fates)
+        counted = Counter((pair.other.tool, fate) for pair, fate in self.fates)
         tools = sorted({tool for tool, _ in counted})
         return {tool: {fate: counted[tool, fate] for fate in FATES} for tool in tools}
 
@@ -73,16 +65,16 @@ def declared_counterpart(code: str) -> tuple[Tool, str] | None:
     return None
 
 
-def declared_pairs(items: Sequence[RuleItem]) -> tuple[DeclaredPair, ...]:
+def declared_pairs(items: Iterable[RuleItem]) -> tuple[RulePair, ...]:
     """The declared pairs of which an org holds both rules, in order of org and ruff code."""
-    held = {(item.org_id, item.rule.tool, item.rule.code): item for item in items}
+    held = {(item.org_id, item.rule.tool, item.rule.code): item.rule for item in items}
     pairs = []
-    for item in items:
-        counterpart = declared_counterpart(item.rule.code) if item.rule.tool == "ruff" else None
-        other = held.get((item.org_id, *counterpart)) if counterpart else None
+    for (org_id, tool, code), rule in held.items():
+        counterpart = declared_counterpart(code) if tool == "ruff" else None
+        other = held.get((org_id, *counterpart)) if counterpart else None
         if other is not None:
-            pairs.append(DeclaredPair(item, other))
-    return tuple(sorted(pairs, key=lambda pair: (pair.ruff.org_id, pair.ruff.rule.code)))
+            pairs.append(RulePair(org_id, rule, other))
+    return tuple(sorted(pairs, key=_order))
 
 
 def compare_with_mapping(
@@ -90,61 +82,64 @@ def compare_with_mapping(
     canonical_of: Mapping[ItemId, ItemId],
     decisions: Mapping[tuple[ItemId, ItemId], Decision],
 ) -> Agreement:
-    """Hold merges against the mapping.
+    """Hold merges against the mapping; two rules are merged when a text of one and a text of the other are.
 
-    `canonical_of` has every merged item with its final canonical, `decisions` every compared pair
-    with the smaller id first.
+    `canonical_of` has every merged item with its canonical, `decisions` every pair that is duplicate
+    or possible, smaller id first.
     """
     declared = declared_pairs(items)
+    merged = _merged_pairs(items, canonical_of)
     return Agreement(
-        merges=tuple(_merges(items, declared, canonical_of)),
-        fates=tuple((pair, _fate(pair, canonical_of, decisions)) for pair in declared),
+        merges=tuple((pair, _verdict(pair, declared)) for pair in merged),
+        fates=tuple(_fates(declared, frozenset(merged), items, decisions)),
     )
 
 
-def _fate(
-    pair: DeclaredPair,
-    canonical_of: Mapping[ItemId, ItemId],
-    decisions: Mapping[tuple[ItemId, ItemId], Decision],
-) -> Fate:
-    a_id, b_id = pair.ruff.id, pair.other.id
-    if canonical_of.get(a_id, a_id) == canonical_of.get(b_id, b_id):
-        return "merged"
-    decided = decisions.get((min(a_id, b_id), max(a_id, b_id)))
-    # a duplicate that is not merged was held back by its cluster: nearer than possible, but no merge
-    return "possible" if decided in ("possible", "duplicate") else "missed"
+def _order(pair: RulePair) -> tuple[str, str, str, str]:
+    return pair.org_id, pair.ruff.code, pair.other.tool, pair.other.code
 
 
-def _merges(
-    items: Sequence[RuleItem], declared: Sequence[DeclaredPair], canonical_of: Mapping[ItemId, ItemId]
-) -> Iterator[MergedRules]:
-    pairs = {(pair.ruff.id, pair.other.id) for pair in declared}
-    spoken_for = {(pair.ruff.id, pair.other.rule.tool) for pair in declared} | {
-        (pair.other.id, "ruff") for pair in declared
-    }
-    for ruff, other in _merged_with_ruff(items, canonical_of):
-        if (ruff.id, other.id) in pairs:
-            yield MergedRules(ruff, other, "agrees")
-        elif (ruff.id, other.rule.tool) in spoken_for or (other.id, "ruff") in spoken_for:
-            yield MergedRules(ruff, other, "contradicts")
-        else:
-            yield MergedRules(ruff, other, "uncovered")
+def _verdict(pair: RulePair, declared: Sequence[RulePair]) -> Verdict:
+    if pair in declared:
+        return "agrees"
+    tool = pair.other.tool
+    is_spoken_for = any(
+        known.org_id == pair.org_id
+        and known.other.tool == tool
+        and (known.ruff == pair.ruff or known.other == pair.other)
+        for known in declared
+    )
+    return "contradicts" if is_spoken_for else "uncovered"
 
 
-def _merged_with_ruff(
-    items: Sequence[RuleItem], canonical_of: Mapping[ItemId, ItemId]
-) -> Iterator[tuple[RuleItem, RuleItem]]:
-    for cluster in _clusters(items, canonical_of):
-        for a, b in combinations(cluster, 2):
-            ruff, other = (a, b) if a.rule.tool == "ruff" else (b, a)
-            if ruff.rule.tool == "ruff" and other.rule.tool in _MAPPED_TOOLS:
-                yield ruff, other
-
-
-def _clusters(
-    items: Iterable[RuleItem], canonical_of: Mapping[ItemId, ItemId]
-) -> tuple[tuple[RuleItem, ...], ...]:
-    members: dict[ItemId, list[RuleItem]] = defaultdict(list)
+def _merged_pairs(items: Iterable[RuleItem], canonical_of: Mapping[ItemId, ItemId]) -> tuple[RulePair, ...]:
+    clusters: dict[ItemId, set[tuple[OrgId, Rule]]] = defaultdict(set)
     for item in items:
-        members[canonical_of.get(item.id, item.id)].append(item)
-    return tuple(tuple(cluster) for cluster in members.values() if len(cluster) > 1)
+        clusters[canonical_of.get(item.id, item.id)].add((item.org_id, item.rule))
+    pairs = {
+        RulePair(org_id, ruff, other)
+        for cluster in clusters.values()
+        for org_id, ruff in cluster
+        for _, other in cluster
+        if ruff.tool == "ruff" and other.tool in _MAPPED_TOOLS
+    }
+    return tuple(sorted(pairs, key=_order))
+
+
+def _fates(
+    declared: Sequence[RulePair],
+    merged: Collection[RulePair],
+    items: Iterable[RuleItem],
+    decisions: Mapping[tuple[ItemId, ItemId], Decision],
+) -> Iterator[tuple[RulePair, Fate]]:
+    ids: dict[tuple[OrgId, Rule], list[ItemId]] = defaultdict(list)
+    for item in items:
+        ids[item.org_id, item.rule].append(item.id)
+    for pair in declared:
+        if pair in merged:
+            yield pair, "merged"
+            continue
+        # a duplicate that is not merged was held back by its cluster: near, but no merge
+        keys = product(ids[pair.org_id, pair.ruff], ids[pair.org_id, pair.other])
+        is_near = any((min(key), max(key)) in decisions for key in keys)
+        yield pair, "possible" if is_near else "missed"

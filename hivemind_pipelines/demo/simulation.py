@@ -41,8 +41,8 @@ class Simulation:
 
 
 def knowledge_rows(items: Sequence[RuleItem], *, seed: int = SEED) -> tuple[IntakeRow, ...]:
-    """The rules as rows of the commons, with simulated counts of their use."""
-    return tuple(_knowledge_row(item, seed) for item in items)
+    """The texts as rows of the commons, each once, with simulated counts of their use."""
+    return tuple(_knowledge_row(item, seed) for item in _each_once(items))
 
 
 def simulate(items: Sequence[RuleItem], *, now: datetime, seed: int = SEED) -> Simulation:
@@ -50,24 +50,44 @@ def simulate(items: Sequence[RuleItem], *, now: datetime, seed: int = SEED) -> S
     pending = tuple(row for org_id in ORGS for row in _pending(items, org_id, seed))
     notes = _leaky_notes(seed)
     planted = sum(row.tags == _LEAKY for row in (*notes, *pending))
-    signals = (*_use(items, now, seed), *_contradictions(items, now, seed))
+    signals = (*_use(_each_once(items), now, seed), *_contradictions(items, now, seed))
     return Simulation(notes, pending, signals, planted)
 
 
 def opposed_pairs(items: Sequence[RuleItem]) -> tuple[tuple[RuleItem, RuleItem], ...]:
     """Pairs that simulated agents report as contradicting: opposed ruff rules, then close declared pairs."""
-    held = {item.rule.code: item for item in items if item.org_id == PLATFORM and item.rule.tool == "ruff"}
-    opposed = [(held[a], held[b]) for a, b in _OPPOSED_CODES if a in held and b in held]
+    telling = _telling_texts(items)
+    opposed = [
+        (telling[PLATFORM, "ruff", a], telling[PLATFORM, "ruff", b])
+        for a, b in _OPPOSED_CODES
+        if (PLATFORM, "ruff", a) in telling and (PLATFORM, "ruff", b) in telling
+    ]
     return (*opposed, *(pair for tool in _RELATED_TOOLS for pair in _closest_pairs(items, tool)))
 
 
+def _each_once(items: Sequence[RuleItem]) -> tuple[RuleItem, ...]:
+    firsts: dict[ItemId, RuleItem] = {}
+    for item in items:
+        firsts.setdefault(item.id, item)
+    return tuple(firsts.values())
+
+
+def _telling_texts(items: Sequence[RuleItem]) -> dict[tuple[OrgId, Tool, str], RuleItem]:
+    """Each rule's longest text: its explanation, which is not merged as easily as its message."""
+    longest: dict[tuple[OrgId, Tool, str], RuleItem] = {}
+    for item in sorted(items, key=lambda item: len(item.text)):
+        longest[item.org_id, item.rule.tool, item.rule.code] = item
+    return longest
+
+
 def _closest_pairs(items: Sequence[RuleItem], tool: Tool) -> Iterator[tuple[RuleItem, RuleItem]]:
+    telling = _telling_texts(items)
     pairs = [
-        (pair.ruff, pair.other)
+        (telling[pair.org_id, "ruff", pair.ruff.code], telling[pair.org_id, tool, pair.other.code])
         for pair in declared_pairs(items)
-        if pair.other.rule.tool == tool and pair.ruff.rule.category == pair.other.rule.category
+        if pair.other.tool == tool and pair.ruff.category == pair.other.category
     ]
-    pairs.sort(key=lambda pair: (-_overlap(pair[0].rule.text, pair[1].rule.text), pair[0].rule.code))
+    pairs.sort(key=lambda pair: (-_overlap(pair[0].text, pair[1].text), pair[0].rule.code))
     return islice(pairs, _RELATED_PAIRS_PER_TOOL)
 
 
@@ -76,7 +96,7 @@ def _knowledge_row(item: RuleItem, seed: int) -> IntakeRow:
     return _row(
         item.id,
         item.org_id,
-        item.rule.text,
+        item.text,
         category=item.rule.category,
         agent=item.rule.tool,
         tags={"tool": item.rule.tool, "code": item.rule.code, "rule": item.rule.name},
@@ -161,7 +181,7 @@ def _contradictions(items: Sequence[RuleItem], now: datetime, seed: int) -> Iter
     for number, pair in enumerate(opposed_pairs(items)):
         for item in pair:
             yield _signal(item, "contradiction", number, now - timedelta(days=1, minutes=number))
-    lone = _dice(seed, "lone").choice([item for item in items if item.rule.tool == "pylint"] or list(items))
+    lone = _dice(seed, "lone").choice(items)
     yield _signal(lone, "contradiction", 0, now - timedelta(days=2))
 
 
@@ -228,14 +248,14 @@ def _leaky_notes(seed: int) -> tuple[IntakeRow, ...]:
 
 
 def _pending(items: Sequence[RuleItem], org_id: OrgId, seed: int) -> Iterator[IntakeRow]:
-    rules = sorted((item for item in items if item.org_id == org_id), key=lambda item: item.id)
+    rules = sorted((item for item in _each_once(items) if item.org_id == org_id), key=lambda item: item.id)
     dice = _dice(seed, "pending", org_id)
     for number, item in enumerate(
         dice.sample(rules, min(len(rules), _PENDING_SHARES.get(org_id, _PENDING_DEFAULT)))
     ):
         templates, low, high, tags = _PENDING_KINDS[number % len(_PENDING_KINDS)]
         content = dice.choice(templates).format(
-            text=item.rule.text, name=item.rule.name, **_fake_credentials(dice)
+            text=item.text, name=item.rule.name, **_fake_credentials(dice)
         )
         yield _row(
             _named(f"pending:{org_id}", number),

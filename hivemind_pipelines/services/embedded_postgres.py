@@ -178,10 +178,10 @@ class _Server:
         """Start the server unless it runs, and wait until it answers a real query."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
+            if time.monotonic() > deadline:
+                raise EmbeddedPostgresError(f"the server below {self.home} does not answer (yet)")
             if not self._is_alive():
                 self._launch()
-            elif time.monotonic() > deadline:
-                raise EmbeddedPostgresError(f"the server below {self.home} runs but does not answer (yet)")
             time.sleep(PROBE_INTERVAL_S)
 
     def stop(self) -> None:
@@ -247,12 +247,12 @@ class _Server:
         try:
             _run(self.data, "pg_ctl", "start", "-D", ".", *wait, "-o", arguments)
         except EmbeddedPostgresError as error:
-            reason = _last_fatal(log, said_before)
+            reasons = _fatal_reasons(log, said_before)
             # Backends of a killed postmaster leave within moments, and the files are theirs until then.
-            if "still in use" not in reason and not self._is_alive():
-                raise EmbeddedPostgresError(
-                    f"cannot start Postgres in {self.data}: {reason or error}"
-                ) from None
+            if self._is_alive() or any("still in use" in reason for reason in reasons):
+                return
+            why = next(iter(reasons), str(error))
+            raise EmbeddedPostgresError(f"cannot start Postgres in {self.data}: {why}") from None
 
     def _disown(self) -> None:
         """Mark the lock files of a dead server as stale, even where another process took over its pid."""
@@ -381,20 +381,20 @@ def _first_line(output: str) -> str:
     return next(iter(telling or lines), "no reason given")
 
 
-def _last_fatal(log: Path, start: int) -> str:
-    """The server's own last word since byte `start` of its log, or an empty text."""
+def _fatal_reasons(log: Path, start: int) -> list[str]:
+    """Why the server gave up, from its log after byte `start`; farewells of old connections left out."""
     if not log.exists():
-        return ""
+        return []
     with log.open("rb") as lines:
         lines.seek(start)
         found = re.findall(r"(?:FATAL|PANIC): +(.+)", lines.read().decode("utf-8", "replace"))
-    return found[-1] if found else ""
+    return [reason for reason in found if not reason.startswith("terminating connection")]
 
 
 def _works_in(pid: int, directory: Path) -> bool:
     """Whether a live process of this id works in `directory`, as a postmaster does in its data directory."""
-    # Only for a pid at hand: psutil comes with the wheel of the server.
-    import psutil  # type: ignore[import-untyped]
+    # Only for a pid at hand.
+    import psutil
 
     try:
         process = psutil.Process(pid)

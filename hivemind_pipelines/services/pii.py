@@ -1,26 +1,50 @@
-"""INTERIM by the founder so that imports work; its owner replaces the whole file."""
+"""The gate in front of every stored generated text: personal data and secrets out, or the text is not stored."""
 
-from collections.abc import Sequence
+import hashlib
+import json
+import logging
+import re
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol, assert_never
 
+from hivemind_pipelines.core.model import Finding
 from hivemind_pipelines.core.policy import PiiPolicy
-from hivemind_pipelines.services.secrets import find_secrets
+from hivemind_pipelines.services.identifiers import find_identifiers
+from hivemind_pipelines.services.persons import MODEL_PACKAGE, ModelMissingError, find_persons
+from hivemind_pipelines.services.secrets import find_secrets, rules_fingerprint
+
+_log = logging.getLogger(__name__)
+
+#: Raised by hand when code changes what is found; the rule file and the models stamp themselves.
+DETECTOR_VERSION = 1
+SECRET_TYPES = frozenset({"API_KEY", "PASSWORD", "PRIVATE_KEY", "JWT"})
+PERSONAL_TYPES = frozenset({"EMAIL", "IBAN", "CREDIT_CARD", "IP_ADDRESS", "US_SSN", "PHONE", "PERSON"})
 
 
 @dataclass(frozen=True, slots=True)
 class Redacted:
+    """A text that may be stored, each finding replaced by `[TYPE]`; `counts` says how many of which type."""
+
     text: str
     counts: dict[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
+    """A text that may not be stored; `reason` is `mostly_placeholders`, `residual` or `verbatim`."""
+
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class ScanFailed:
+    """Nobody knows what the text holds, so it may not be stored; `reason` is a code without any text."""
+
     reason: str
 
 
@@ -28,20 +52,249 @@ PiiOutcome = Redacted | Rejected | ScanFailed
 
 
 class PiiScanner(Protocol):
-    @property
-    def stamp(self) -> str: ...
+    """What decides whether a generated text may be stored; `stamp` changes when its findings may."""
 
-    def redact(self, texts: Sequence[str]) -> list[PiiOutcome]: ...
+    stamp: str
+
+    def redact(self, texts: Sequence[str]) -> list[PiiOutcome]:
+        """One outcome for each text, in order; never raises."""
+        ...
 
 
 class GatedScanner:
-    def __init__(self, policy: PiiPolicy) -> None:
-        self.stamp = "interim"
+    """Secrets and structured identifiers everywhere, names of people in prose; fails closed.
+
+    Models are loaded at the first text that may hold a name. A text of more than `characters_max`
+    code points, or a batch that takes longer than `timeout_s` seconds, is a `ScanFailed`.
+    """
+
+    def __init__(self, policy: PiiPolicy, *, timeout_s: float = 60.0, characters_max: int = 200_000) -> None:
+        self._policy = policy
+        self._timeout_s = timeout_s
+        self._characters_max = characters_max
+        self.stamp = _stamp(policy)
 
     def redact(self, texts: Sequence[str]) -> list[PiiOutcome]:
-        return [self._one(text) for text in texts]
+        """Replace what is found, scan again until nothing is, then check that no value is left in any spelling."""
+        drafts = [_Draft(text) for text in texts]
+        for _ in range(_PASSES_MAX):
+            open_drafts = [draft for draft in drafts if draft.outcome is None]
+            scans = self.findings([draft.text for draft in open_drafts])
+            for draft, scan in zip(open_drafts, scans, strict=True):
+                draft.advance(scan, self._policy.placeholder_share_max)
+        outcomes = [draft.outcome or Rejected("residual") for draft in drafts]
+        _log.debug("scanned %d texts: %s", len(texts), dict(_tally(outcomes)))
+        return outcomes
 
-    def _one(self, text: str) -> PiiOutcome:
-        for finding in sorted(find_secrets(text), key=lambda one: -one.start):
-            text = f"{text[: finding.start]}[{finding.type}]{text[finding.end :]}"
-        return Redacted(text)
+    def findings(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+        """What each text holds, as spans in code points, in order and without overlaps."""
+        found: list[tuple[Finding, ...] | ScanFailed] = []
+        for start in range(0, len(texts), _BATCH_SIZE):
+            batch = texts[start : start + _BATCH_SIZE]
+            began = time.monotonic()
+            scans = self._scan(batch)
+            is_late = time.monotonic() - began > self._timeout_s
+            found += [ScanFailed("timeout") for _ in batch] if is_late else scans
+        return found
+
+    def _scan(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+        try:
+            return self._scan_together(texts)
+        except ModelMissingError:
+            return [ScanFailed("model_missing") for _ in texts]
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the texts are not clean
+            if len(texts) > 1:
+                return [outcome for text in texts for outcome in self._scan([text])]
+            return [ScanFailed(f"error:{type(error).__name__}")]
+
+    def _scan_together(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+        refusals = [self._unscannable(text) for text in texts]
+        views = [_view("" if refusal else text) for text, refusal in zip(texts, refusals, strict=True)]
+        shown = [view for view, _ in views]
+        persons = self._persons(shown)
+        return [
+            refusal or _resolve(_mapped([*find_secrets(view), *find_identifiers(view), *names], positions))
+            for refusal, (view, positions), names in zip(refusals, views, persons, strict=True)
+        ]
+
+    def _persons(self, texts: Sequence[str]) -> list[list[Finding]]:
+        if not self._policy.detect_persons:
+            return [[] for _ in texts]
+        return find_persons(texts, self._policy.score_threshold)
+
+    def _unscannable(self, text: str) -> ScanFailed | None:
+        if len(text) > self._characters_max:
+            return ScanFailed("too_long")
+        if "\0" in text:
+            return ScanFailed("nul")
+        return ScanFailed("lone_surrogate") if _SURROGATE.search(text) else None
+
+
+_PASSES_MAX = 4
+_BATCH_SIZE = 64
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A text on its way through the passes, with every value taken out of it so far."""
+
+    text: str
+    outcome: PiiOutcome | None = None
+    values: dict[str, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def advance(self, scan: tuple[Finding, ...] | ScanFailed, placeholder_share_max: float) -> None:
+        if isinstance(scan, ScanFailed):
+            self.outcome = scan
+            return
+        self.values |= {self.text[finding.start : finding.end]: finding.type for finding in scan}
+        found = _resolve([*scan, *_echoes(self.text, self.values)])
+        if found:
+            self.counts.update(finding.type for finding in found)
+            self.text = _replace(self.text, found)
+        else:
+            self.outcome = self._settle(placeholder_share_max)
+
+    def _settle(self, placeholder_share_max: float) -> PiiOutcome:
+        squeezed = _squeeze(self.text)
+        if any(len(plain) >= _ECHO_MIN and plain in squeezed for plain in map(_squeeze, self.values)):
+            return Rejected("verbatim")
+        if _placeholder_share(self.text, self.counts) > placeholder_share_max:
+            return Rejected("mostly_placeholders")
+        return Redacted(self.text, dict(sorted(self.counts.items())))
+
+
+def _replace(text: str, findings: Iterable[Finding]) -> str:
+    pieces, position = [], 0
+    for finding in findings:
+        pieces += [text[position : finding.start], f"[{finding.type}]"]
+        position = finding.end
+    return "".join([*pieces, text[position:]])
+
+
+def _placeholder_share(text: str, counts: Counter[str]) -> float:
+    """Placeholders among the words that are left."""
+    placeholders = sum(counts.values())
+    words = len(_WORD.findall(_PLACEHOLDER.sub(" ", text)))
+    return placeholders / (placeholders + words) if placeholders else 0.0
+
+
+_PLACEHOLDER = re.compile(r"\[[A-Z_]{2,20}\]")
+_WORD = re.compile(r"\w+")
+
+
+def _resolve(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Overlapping findings become one over their union, named after the secret, or the longest, among them."""
+    merged: list[Finding] = []
+    for finding in sorted(findings, key=lambda each: (each.start, -each.end, each.type)):
+        if merged and finding.start < merged[-1].end:
+            last = merged[-1]
+            best = max(last, finding, key=lambda each: (each.type in SECRET_TYPES, each.end - each.start))
+            merged[-1] = Finding(last.start, max(last.end, finding.end), best.type, best.score)
+        else:
+            merged.append(finding)
+    return tuple(merged)
+
+
+def _view(text: str) -> tuple[str, list[int] | None]:
+    """The text as detectors read it: NFKC, nothing invisible; with the position of each character in `text`."""
+    if text.isascii():
+        return text, None
+    characters: list[str] = []
+    positions: list[int] = []
+    for position, character in enumerate(text):
+        if not _is_invisible(character):
+            plain = unicodedata.normalize("NFKC", character)
+            characters.append(plain)
+            positions += [position] * len(plain)
+    return "".join(characters), positions
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
+
+
+def _mapped(findings: Iterable[Finding], positions: list[int] | None) -> list[Finding]:
+    if positions is None:
+        return list(findings)
+    return [
+        Finding(positions[each.start], positions[each.end - 1] + 1, each.type, each.score)
+        for each in findings
+        if each.end > each.start
+    ]
+
+
+#: Shorter values, squeezed, occur in anything; they are looked for as whole words only.
+_ECHO_MIN = 6
+
+
+def _echoes(text: str, values: Mapping[str, str]) -> list[Finding]:
+    """Further occurrences of values already found, in any case, width or spacing, and surnames on their own."""
+    if not values:
+        return []
+    squeezed, positions = _squeezed_view(text)
+    found = []
+    for value, type_ in values.items():
+        plain = _squeeze(value)
+        start = squeezed.find(plain) if len(plain) >= _ECHO_MIN else -1
+        while start >= 0:
+            end = start + len(plain)
+            found.append(Finding(positions[start], positions[end - 1] + 1, type_, 1.0))
+            start = squeezed.find(plain, end)
+        if type_ == "PERSON":
+            parts = {part for part in re.findall(r"\w[\w'’-]{2,}", value) if part[0].isupper()}
+            found += [
+                Finding(*match.span(), type_, 1.0)
+                for part in sorted(parts)
+                for match in re.finditer(rf"(?<!\w){re.escape(part)}(?!\w)", text)
+            ]
+    return found
+
+
+def _squeeze(text: str) -> str:
+    """NFKC, case folded, without white space and invisible characters."""
+    return _squeezed_view(text)[0]
+
+
+def _squeezed_view(text: str) -> tuple[str, list[int]]:
+    characters: list[str] = []
+    positions: list[int] = []
+    for position, character in enumerate(text):
+        if character.isspace() or _is_invisible(character):
+            continue
+        plain = "".join(unicodedata.normalize("NFKC", character).casefold().split())
+        characters.append(plain)
+        positions += [position] * len(plain)
+    return "".join(characters), positions
+
+
+def _tally(outcomes: Iterable[PiiOutcome]) -> Counter[str]:
+    tally: Counter[str] = Counter()
+    for outcome in outcomes:
+        match outcome:
+            case Redacted(counts=counts):
+                tally.update(counts)
+            case Rejected(reason=reason) | ScanFailed(reason=reason):
+                tally[reason] += 1
+            case _:
+                assert_never(outcome)
+    return tally
+
+
+def _stamp(policy: PiiPolicy) -> str:
+    """16 hex digits over rules, code, model versions and the policy's section."""
+    shape = {
+        "detector": DETECTOR_VERSION,
+        "rules": rules_fingerprint(),
+        "policy": policy.model_dump(mode="json"),
+        "packages": {name: _version(name) for name in (MODEL_PACKAGE, "presidio-analyzer", "phonenumbers")},
+    }
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -22,7 +22,12 @@ def run(ctx: StageContext) -> SummariesReceipt:
 
     A topic that cannot be summarised now is counted with its reason, stays due and stops no other.
     """
+    if not ctx.dry_run:
+        with ctx.store.begin() as conn:
+            derivations.release_expired(conn, ctx.org_id, now=ctx.clock())
     upkeep, writable = _read(ctx)
+    held_back = len(upkeep.write) - len(writable)
+    reason = "waiting" if _can_write(ctx) else "no_key"
     receipt = SummariesReceipt(
         run_id=ctx.run_id,
         outcome="applied" if upkeep else "nothing_due",
@@ -30,7 +35,8 @@ def run(ctx: StageContext) -> SummariesReceipt:
         stamp=ctx.policy.fingerprint("summary"),
         retired=len(upkeep.retire),
         revived=len(upkeep.revive),
-        skipped=len(upkeep.write) - len(writable),
+        skipped=held_back,
+        note=f"{reason}: {held_back}" if held_back else "",
     )
     if not upkeep:
         return receipt
@@ -54,9 +60,13 @@ def _read(ctx: StageContext) -> tuple[Upkeep, tuple[Writing, ...]]:
     if ctx.planned.topics is not None:
         standing = list(ctx.planned.topics.values())
     upkeep = plan_upkeep(standing, summaries, known=known, pii_stamp=ctx.services.scanner.stamp)
-    if ctx.policy.summary.method == "llm" and ctx.services.llm is None:
+    if not _can_write(ctx):
         return upkeep, ()
     return upkeep, tuple(one for one in upkeep.write if one.cluster.fingerprint not in blocked)
+
+
+def _can_write(ctx: StageContext) -> bool:
+    return ctx.policy.summary.method == "extractive" or ctx.services.llm is not None
 
 
 def _forecast(ctx: StageContext, receipt: SummariesReceipt, writable: Sequence[Writing]) -> SummariesReceipt:
@@ -129,8 +139,6 @@ def _counted(
     redacted: Counter[str] = sum((Counter(dict(written.redacted)) for written in outcomes), Counter())
     applied = results["published"] + maintained["retired"] + maintained["revived"] + maintained["scanned"]
     retired = maintained["retired"] + sum(written.replaced for written in outcomes)
-    if receipt.skipped:
-        reasons["no_model_or_waiting"] += receipt.skipped
     return receipt.model_copy(
         update={
             "outcome": "applied" if applied or outcomes else "nothing_due",
@@ -143,7 +151,7 @@ def _counted(
             "llm_calls": purse.calls,
             "input_tokens": purse.input_tokens,
             "output_tokens": purse.output_tokens,
-            "note": _note(reasons),
+            "note": ", ".join(filter(None, (receipt.note, _note(reasons)))),
             "redacted": dict(redacted),
         }
     )

@@ -20,7 +20,7 @@ Plan = tuple[Merge | Unmerge, ...]
 def run(ctx: StageContext) -> MergesReceipt:
     """Read the pool and its pairs, plan the clusters, apply what differs from today."""
     stamp = ctx.policy.fingerprint("matching")
-    pool, stored, live = _read(ctx, stamp)
+    pool, stored, live, is_overruled = _read(ctx, stamp)
     unsettled = sum(not item.settled for item in pool.items)
     plan = clustering.plan_merges(pool.items, edges(stored, ctx.policy.matching), ctx.policy.matching)
     refusal = safety.mass_change(plan, live, ctx.policy.safety)
@@ -30,16 +30,17 @@ def run(ctx: StageContext) -> MergesReceipt:
     if ctx.dry_run:
         _remember(ctx, plan)
         return receipt
-    return _apply(ctx, plan, pool, receipt, stamp)
+    return _apply(ctx, plan, pool, receipt, stamp, is_overruled=is_overruled)
 
 
-def _read(ctx: StageContext, stamp: str) -> tuple[Pool, tuple[StoredPair, ...], int]:
+def _read(ctx: StageContext, stamp: str) -> tuple[Pool, tuple[StoredPair, ...], int, bool]:
     with ctx.store.read() as conn:
         stored = pairs.read_cluster_pairs(
             conn, ctx.org_id, model=ctx.services.llm_model, prompt_version=CONFIRM_PROMPT_VERSION
         )
         live, _ = items.count_items(conn, ctx.org_id)
-        return items.read_pool(conn, ctx.org_id, stamp=stamp), stored, live
+        is_overruled = pairs.has_taken_back(conn, ctx.org_id)
+        return items.read_pool(conn, ctx.org_id, stamp=stamp), stored, live, is_overruled
 
 
 def edges(stored: Sequence[StoredPair], policy: MatchingPolicy) -> tuple[PairEdge, ...]:
@@ -85,28 +86,33 @@ def _remember(ctx: StageContext, plan: Plan) -> None:
                 ctx.planned.revived.add(change.duplicate_id)
 
 
-def _apply(ctx: StageContext, plan: Plan, pool: Pool, receipt: MergesReceipt, stamp: str) -> MergesReceipt:
+def _apply(
+    ctx: StageContext, plan: Plan, pool: Pool, receipt: MergesReceipt, stamp: str, *, is_overruled: bool
+) -> MergesReceipt:
     unsettled = {
         item.id: pool.row_versions[item.id]
         for item in pool.items
         if not item.settled and item.id in pool.row_versions
     }
-    if not plan and not unsettled:
+    if not plan and not unsettled and not is_overruled:
         return receipt
     with ctx.store.begin() as conn:
         if not try_lock(conn, ctx.org_id, "duplicate_merges"):
             return receipt.model_copy(update={"outcome": "busy", "applied": 0})
+        overruled = pairs.forget_taken_back(conn, ctx.org_id)
         applied = pairs.apply_merges(conn, ctx.org_id, plan, run_id=ctx.run_id, stamp=stamp, as_of=ctx.as_of)
-        ledger.record(conn, ctx.org_id, ctx.run_id, applied.entries, stamp=stamp, at=ctx.as_of)
-        pairs.sync_provenance_links(conn, ctx.org_id, applied.entries)
+        entries = (*overruled, *applied.entries)
+        ledger.record(conn, ctx.org_id, ctx.run_id, entries, stamp=stamp, at=ctx.as_of)
+        pairs.sync_provenance_links(conn, ctx.org_id, entries)
         # What had to be dropped met a row that changed meanwhile: its component stays due.
         dropped = {change.duplicate_id for change in plan} - {entry.subject_id for entry in applied.entries}
         done = {item_id: version for item_id, version in unsettled.items() if item_id not in dropped}
         items.stamp_features(conn, ctx.org_id, done, column="settled_stamp", stamp=stamp)
-    changes = [entry.change for entry in applied.entries]
+    changes = [entry.change for entry in entries]
     return receipt.model_copy(
         update={
-            "applied": applied.applied,
+            "outcome": "applied" if plan or overruled else receipt.outcome,
+            "applied": applied.applied + len(overruled),
             "dropped": applied.dropped,
             "merged": changes.count("merge"),
             "repointed": changes.count("repoint"),

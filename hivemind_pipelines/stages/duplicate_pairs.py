@@ -13,11 +13,14 @@ from hivemind_pipelines.core.receipts import PairsReceipt
 from hivemind_pipelines.stages import confirmation
 from hivemind_pipelines.stages.context import StageContext
 from hivemind_pipelines.store import items, pairs
-from hivemind_pipelines.store.connection import try_lock
+from hivemind_pipelines.store.connection import refresh_statistics, try_lock
 from hivemind_pipelines.store.pairs import PairKey, StoredPair
 
 #: Pairs compared and stored at a time.
 BATCH = 5_000
+
+#: From so many probes on the tables have changed enough for the planner to be told.
+BULK = 500
 
 VectorOf = Mapping[ItemId, NDArray[np.float32]]
 
@@ -67,12 +70,16 @@ def _probe(ctx: StageContext, probes: Sequence[ItemId]) -> Counter[str] | None:
             for item_id, signature in signatures.items()
         }
         pairs.store_bands(conn, ctx.org_id, bands, probe_stamp=ctx.probe_stamp)
+    if len(probes) >= BULK:
+        refresh_statistics(ctx.store)
     found, vectors = _candidates(ctx, probes)
     decided: Counter[str] = Counter()
     ordered = sorted(found)
     for start in range(0, len(ordered), BATCH):
         decided += _compare_batch(ctx, ordered[start : start + BATCH], vectors)
         ctx.progress("duplicate_pairs", min(start + BATCH, len(ordered)), len(ordered))
+    if len(probes) >= BULK:
+        refresh_statistics(ctx.store)
     with ctx.store.begin() as conn:
         pairs.finish_probes(
             conn, ctx.org_id, probes, found, feature_stamp=ctx.feature_stamp, probe_stamp=ctx.probe_stamp

@@ -82,17 +82,24 @@ BACKLOG = text(f"""
             HAVING NOT bool_or(probed_stamp IS NOT DISTINCT FROM :probes)) due
         GROUP BY org_id
     ), stale_pairs AS (
+        -- Only pairs that can be decided again: of texts as they are, neither of them deleted.
         SELECT p.org_id, count(*) AS stale FROM distillation.candidate_pairs p
-        JOIN orgs o ON o.org_id = p.org_id WHERE p.stamp <> :matching GROUP BY p.org_id
-    ), lost_canonicals AS (
+        JOIN orgs o ON o.org_id = p.org_id
+        JOIN public.knowledge_items a
+            ON a.org_id = p.org_id AND a.id = p.a_id AND a.content_hash = p.a_hash AND a.deleted_at IS NULL
+        JOIN public.knowledge_items b
+            ON b.org_id = p.org_id AND b.id = p.b_id AND b.content_hash = p.b_hash AND b.deleted_at IS NULL
+        WHERE p.stamp <> :matching GROUP BY p.org_id
+    ), broken_merges AS (
+        -- The canonical is no longer live, or somebody else changed the expiry of the duplicate.
         SELECT m.org_id, count(*) AS broken FROM distillation.merges m
         JOIN orgs o ON o.org_id = m.org_id
-        JOIN public.knowledge_items d
-            ON d.org_id = m.org_id AND d.id = m.duplicate_id AND d.expired_at = m.expired_at
-           AND d.deleted_at IS NULL
+        JOIN public.knowledge_items d ON d.org_id = m.org_id AND d.id = m.duplicate_id
         LEFT JOIN public.knowledge_items c
             ON c.org_id = m.org_id AND c.id = m.canonical_id AND c.deleted_at IS NULL
-        WHERE c.id IS NULL GROUP BY m.org_id
+        WHERE d.expired_at IS DISTINCT FROM m.expired_at
+           OR (d.deleted_at IS NULL AND (c.id IS NULL OR (c.expired_at IS NOT NULL AND NOT m.is_legacy)))
+        GROUP BY m.org_id
     ), conflicts AS (
         SELECT k.org_id, count(*) AS conflicts FROM public.quality_signals s
         JOIN public.knowledge_items k ON k.id = s.knowledge_item_id
@@ -113,7 +120,7 @@ BACKLOG = text(f"""
                count(*) FILTER (WHERE s.summary_id IS NULL AND j.fingerprint IS NULL) AS actionable,
                count(*) FILTER (WHERE i.expired_at IS NOT NULL AND i.deleted_at IS NULL
                                 AND i.content_hash = s.content_hash
-                                AND s.retired_reason IS DISTINCT FROM 'pii_found') AS revivable
+                                AND s.retired_reason <> 'pii_found') AS revivable
         FROM distillation.topic_clusters t
         JOIN orgs o ON o.org_id = t.org_id
         LEFT JOIN distillation.summaries s ON s.org_id = t.org_id AND s.fingerprint = t.fingerprint
@@ -122,7 +129,7 @@ BACKLOG = text(f"""
              AND (j.lease_until >= :now OR j.next_attempt_at > :now)
         GROUP BY t.org_id
     ), summary_sources AS (
-        SELECT d.org_id, d.derived_id, s.pii_stamp,
+        SELECT d.org_id, d.derived_id, s.pii_stamp, s.retired_reason,
                count(k.id) FILTER (WHERE k.content_hash = d.source_hash AND {LIVE}) AS live_sources,
                count(*) FILTER (WHERE k.id IS NULL OR k.deleted_at IS NOT NULL
                                 OR k.content_hash <> d.source_hash) AS lost_sources
@@ -132,9 +139,10 @@ BACKLOG = text(f"""
              AND i.expired_at IS NULL AND i.deleted_at IS NULL
         LEFT JOIN distillation.summaries s ON s.org_id = d.org_id AND s.summary_id = d.derived_id
         LEFT JOIN public.knowledge_items k ON k.org_id = d.org_id AND k.id = d.source_id
-        GROUP BY d.org_id, d.derived_id, s.pii_stamp
+        GROUP BY d.org_id, d.derived_id, s.pii_stamp, s.retired_reason
     ), unsound AS (
-        SELECT org_id, count(*) FILTER (WHERE live_sources < 3 OR lost_sources > 0) AS unsupported,
+        SELECT org_id, count(*) FILTER (WHERE live_sources < 3 OR lost_sources > 0
+                                        OR retired_reason IS NOT NULL) AS unsupported,
                count(*) FILTER (WHERE pii_stamp <> :pii) AS unscanned
         FROM summary_sources GROUP BY org_id
     ), pending AS (
@@ -163,7 +171,7 @@ BACKLOG = text(f"""
            COALESCE(w.pending, 0) AS pending, COALESCE(cf.conflicts, 0) AS conflicts,
            COALESCE(ca.open_cases, 0) AS open_cases,
            COALESCE(pc.unfeatured, 0) AS unfeatured, COALESCE(pr.unprobed, 0) + COALESCE(sp.stale, 0) AS unpaired,
-           COALESCE(pc.unsettled, 0) + COALESCE(lc.broken, 0) AS unsettled,
+           COALESCE(pc.unsettled, 0) + COALESCE(bm.broken, 0) AS unsettled,
            COALESCE(pc.unplaced, 0) + COALESCE(sm.stray, 0) AS unplaced,
            COALESCE(t.unsummarised, 0) AS unsummarised, COALESCE(t.actionable, 0) AS actionable,
            COALESCE(t.revivable, 0) + COALESCE(u.unsupported, 0) + COALESCE(u.unscanned, 0) AS unsound,
@@ -173,7 +181,7 @@ BACKLOG = text(f"""
     LEFT JOIN items i USING (org_id) LEFT JOIN pending w USING (org_id) LEFT JOIN conflicts cf USING (org_id)
     LEFT JOIN cases ca USING (org_id) LEFT JOIN pool_counts pc USING (org_id)
     LEFT JOIN probe_counts pr USING (org_id) LEFT JOIN stale_pairs sp USING (org_id)
-    LEFT JOIN lost_canonicals lc USING (org_id) LEFT JOIN stray_members sm USING (org_id)
+    LEFT JOIN broken_merges bm USING (org_id) LEFT JOIN stray_members sm USING (org_id)
     LEFT JOIN topics t USING (org_id) LEFT JOIN unsound u USING (org_id) LEFT JOIN last_runs lr USING (org_id)
     ORDER BY o.org_id
 """)

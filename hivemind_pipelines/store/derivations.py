@@ -212,28 +212,29 @@ def retire(conn: Connection, org_id: OrgId, plan: Sequence[Retire], *, as_of: da
     )
 
 
-# Revived only while every source still says what it said when the summary was made.
+# Revived only while every source still says what it said when the summary was made. One that somebody
+# else brought back is live already: it is only entered as revived.
 REVIVE = text(f"""
     WITH valid AS (
-        SELECT i.id, i.expired_at
+        SELECT i.id, i.expired_at, to_jsonb(i.expired_at) AS expired_before
         FROM public.knowledge_items i
         JOIN distillation.summaries s ON s.org_id = i.org_id AND s.summary_id = i.id
         WHERE i.org_id = :org_id AND i.id = ANY(CAST(:ids AS uuid[]))
-          AND i.expired_at IS NOT NULL AND i.deleted_at IS NULL AND i.content_hash = s.content_hash
-          AND NOT EXISTS (
+          AND i.deleted_at IS NULL AND s.retired_reason IS NOT NULL
+          AND (i.expired_at IS NULL OR (i.content_hash = s.content_hash AND NOT EXISTS (
             SELECT FROM distillation.derivations d
             LEFT JOIN public.knowledge_items k
                 ON k.org_id = d.org_id AND k.id = d.source_id AND {LIVE_SOURCE}
-            WHERE d.org_id = s.org_id AND d.derived_id = s.summary_id AND k.id IS NULL)
+            WHERE d.org_id = s.org_id AND d.derived_id = s.summary_id AND k.id IS NULL)))
         ORDER BY i.id FOR NO KEY UPDATE OF i
     ), revived AS (
         UPDATE public.knowledge_items i SET expired_at = NULL
-        FROM valid v WHERE i.org_id = :org_id AND i.id = v.id
+        FROM valid v WHERE i.org_id = :org_id AND i.id = v.id AND v.expired_at IS NOT NULL
     ), remembered AS (
         UPDATE distillation.summaries s SET retired_reason = NULL
         FROM valid v WHERE s.org_id = :org_id AND s.summary_id = v.id
     )
-    SELECT id, expired_at FROM valid ORDER BY id
+    SELECT id, expired_before FROM valid ORDER BY id
 """)
 
 
@@ -241,7 +242,7 @@ def revive(conn: Connection, org_id: OrgId, plan: Sequence[Revive]) -> tuple[Ent
     """Bring expired summaries back; returns the ledger entries of those that came."""
     rows = conn.execute(REVIVE, {"org_id": org_id, "ids": [change.summary_id for change in plan]})
     return tuple(
-        Entry("revive", row.id, {"expired_at": row.expired_at.isoformat()}, {"expired_at": None})
+        Entry("revive", row.id, {"expired_at": row.expired_before}, {"expired_at": None})
         for row in rows
     )
 
@@ -278,6 +279,13 @@ FINISH = text("""
     DELETE FROM distillation.summary_jobs WHERE org_id = :org_id AND fingerprint = :fingerprint
 """)
 
+# A run that was killed in the middle of a call leaves its claim behind; its attempts stay counted.
+RELEASE_EXPIRED = text("""
+    UPDATE distillation.summary_jobs
+    SET claimed_by = NULL, lease_until = NULL, last_reason = 'lease_expired'
+    WHERE org_id = :org_id AND lease_until < :now
+""")
+
 BLOCKED = text("""
     SELECT fingerprint FROM distillation.summary_jobs
     WHERE org_id = :org_id AND (lease_until >= :now OR next_attempt_at > :now)
@@ -309,6 +317,11 @@ def release_job(
         "next_attempt_at": next_attempt_at,
     }  # fmt: skip
     conn.execute(RELEASE, parameters)
+
+
+def release_expired(conn: Connection, org_id: OrgId, *, now: datetime) -> None:
+    """Free the claims whose lease is over, those of topics that are no longer there too."""
+    conn.execute(RELEASE_EXPIRED, {"org_id": org_id, "now": now})
 
 
 def finish_job(conn: Connection, org_id: OrgId, fingerprint: str) -> None:

@@ -23,12 +23,12 @@ LOST = """
        OR (k.deleted_at IS NOT NULL AND t.kind IS NULL)
 """
 
-# The owner took a soft delete back.
+# The owner took a soft delete back, or the server put a removed row back under its id.
 RESTORED = """
     SELECT t.org_id, t.item_id
     FROM distillation.tombstones t
     JOIN public.knowledge_items k ON k.org_id = t.org_id AND k.id = t.item_id AND k.deleted_at IS NULL
-    WHERE t.kind = 'deleted'
+    WHERE t.kind IN ('deleted', 'gone')
 """
 
 READ_LOST = text(f"SELECT item_id, is_gone FROM ({LOST}) lost WHERE org_id = :org_id ORDER BY item_id")
@@ -115,9 +115,9 @@ REOPEN_NEIGHBOURS = text("""
     FROM members m WHERE f.org_id = :org_id AND f.item_id = m.item_id
 """)
 
-# Restored items may be placed again.
+# Restored items may be placed again; what looked for candidates meanwhile did not see them.
 REOPEN_RESTORED = text("""
-    UPDATE distillation.item_features SET settled_stamp = NULL, topic_stamp = NULL
+    UPDATE distillation.item_features SET probed_stamp = NULL, settled_stamp = NULL, topic_stamp = NULL
     WHERE org_id = :org_id AND item_id = ANY(CAST(:restored AS uuid[]))
 """)
 
@@ -136,7 +136,7 @@ WRITE_TOMBSTONES = text("""
 
 DROP_TOMBSTONES = text("""
     DELETE FROM distillation.tombstones
-    WHERE org_id = :org_id AND kind = 'deleted' AND item_id = ANY(CAST(:restored AS uuid[]))
+    WHERE org_id = :org_id AND kind IN ('deleted', 'gone') AND item_id = ANY(CAST(:restored AS uuid[]))
 """)
 
 

@@ -6,7 +6,6 @@ before and after, `scan` reads every storage for what was erased. Such a promise
 for the part that shows in the tables.
 """
 
-# ruff: noqa: S608 - queries are put together from constants of this module, values are bound.
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal

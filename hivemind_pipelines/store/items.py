@@ -136,6 +136,7 @@ REGISTER = text("""
     INSERT INTO distillation.registered_items (org_id, item_id, kind)
     SELECT k.org_id, k.id, 'original' FROM public.knowledge_items k
     WHERE k.org_id = :org_id AND k.id = ANY(CAST(:ids AS uuid[]))
+    ORDER BY k.id
     ON CONFLICT DO NOTHING
 """)
 
@@ -152,6 +153,7 @@ UPSERT_FEATURES = text("""
         ON r.org_id = :org_id AND r.item_id = n.item_id AND r.kind = 'original'
     JOIN public.knowledge_items k
         ON k.org_id = r.org_id AND k.id = r.item_id AND k.content_hash = n.content_hash
+    ORDER BY r.item_id
     ON CONFLICT (org_id, item_id) DO UPDATE SET
         content_hash = EXCLUDED.content_hash, class_key = EXCLUDED.class_key,
         signature = EXCLUDED.signature, discriminators = EXCLUDED.discriminators,
@@ -160,11 +162,16 @@ UPSERT_FEATURES = text("""
 """)
 
 
+def register_originals(conn: Connection, org_id: OrgId, ids: Sequence[ItemId]) -> None:
+    """Anchor items of the org, so that rows of ours may refer to them; ids of other orgs are left out."""
+    conn.execute(REGISTER, {"org_id": org_id, "ids": list(ids)})
+
+
 def store_features(conn: Connection, org_id: OrgId, change: StoreFeatures, *, stamp: str) -> int:
     """Cache features and, beside them, vectors not yet published; returns the rows stored."""
     features = change.features
     ids = [feature.item_id for feature in features]
-    conn.execute(REGISTER, {"org_id": org_id, "ids": ids})
+    register_originals(conn, org_id, ids)
     parameters = {
         "org_id": org_id,
         "stamp": stamp,

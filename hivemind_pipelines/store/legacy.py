@@ -1,6 +1,5 @@
 """What a HiveMind server did before us, read from its tags and entered into our own tables."""
 
-# ruff: noqa: S608 - queries are put together from constants of this module, values are bound.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime

@@ -81,12 +81,19 @@ DROP_STALE_BANDS = text("""
       AND f.probed_stamp IS DISTINCT FROM :probe_stamp
 """)
 
+# Features are locked before rows that refer to them are written: an erasure beside us may remove them.
 INSERT_BANDS = text("""
+    WITH present AS (
+        SELECT f.item_id FROM distillation.item_features f
+        WHERE f.org_id = :org_id AND f.item_id = ANY(CAST(:item_ids AS uuid[]))
+        ORDER BY f.item_id FOR KEY SHARE
+    )
     INSERT INTO distillation.lsh_bands (org_id, band, bucket, item_id)
     SELECT :org_id, n.band, n.bucket, n.item_id
     FROM unnest(CAST(:bands AS smallint[]), CAST(:buckets AS bigint[]), CAST(:ids AS uuid[]))
          AS n (band, bucket, item_id)
-    JOIN distillation.item_features f ON f.org_id = :org_id AND f.item_id = n.item_id
+    JOIN present p ON p.item_id = n.item_id
+    ORDER BY n.item_id, n.band
     ON CONFLICT DO NOTHING
 """)
 
@@ -101,6 +108,7 @@ def store_bands(
     ]
     parameters = {
         "org_id": org_id,
+        "item_ids": sorted(bands),
         "bands": [row[0] for row in rows],
         "buckets": [row[1] for row in rows],
         "ids": [row[2] for row in rows],
@@ -131,6 +139,13 @@ BAND_CANDIDATES = text("""
 """)
 
 
+# Right after a bulk load the planner knows nothing of the buckets and takes nested loops over all of them.
+HASH_JOINS_ONLY = text("SET LOCAL enable_nestloop = off")
+
+#: From so many probes on, joining everything once beats one index look-up a band.
+BULK_PROBES = 200
+
+
 def read_band_candidates(
     conn: Connection, org_id: OrgId, probes: Sequence[ItemId], *, bucket_max: int, max_candidates: int
 ) -> set[PairKey]:
@@ -141,10 +156,18 @@ def read_band_candidates(
         "bucket_max": bucket_max,
         "max_candidates": max_candidates,
     }
+    if len(probes) > BULK_PROBES:
+        conn.execute(HASH_JOINS_ONLY)
     return {(ItemId(row.a_id), ItemId(row.b_id)) for row in conn.execute(BAND_CANDIDATES, parameters)}
 
 
 UPSERT_PAIRS = text("""
+    WITH present AS (
+        SELECT f.item_id FROM distillation.item_features f
+        WHERE f.org_id = :org_id
+          AND f.item_id = ANY(CAST(:a_ids AS uuid[]) || CAST(:b_ids AS uuid[]))
+        ORDER BY f.item_id FOR KEY SHARE
+    )
     INSERT INTO distillation.candidate_pairs AS p
         (org_id, a_id, b_id, a_hash, b_hash, comparison, probability, decision, reason, stamp)
     SELECT :org_id, n.a_id, n.b_id, n.a_hash, n.b_hash, n.comparison, n.probability, n.decision, n.reason, :stamp
@@ -152,8 +175,9 @@ UPSERT_PAIRS = text("""
                 CAST(:b_hashes AS text[]), CAST(:comparisons AS jsonb[]), CAST(:probabilities AS float8[]),
                 CAST(:decisions AS text[]), CAST(:reasons AS text[]))
          AS n (a_id, b_id, a_hash, b_hash, comparison, probability, decision, reason)
-    JOIN distillation.item_features fa ON fa.org_id = :org_id AND fa.item_id = n.a_id
-    JOIN distillation.item_features fb ON fb.org_id = :org_id AND fb.item_id = n.b_id
+    JOIN present fa ON fa.item_id = n.a_id
+    JOIN present fb ON fb.item_id = n.b_id
+    ORDER BY n.a_id, n.b_id
     ON CONFLICT (org_id, a_id, b_id) DO UPDATE SET
         a_hash = EXCLUDED.a_hash, b_hash = EXCLUDED.b_hash, comparison = EXCLUDED.comparison,
         probability = EXCLUDED.probability, decision = EXCLUDED.decision, reason = EXCLUDED.reason,
@@ -197,9 +221,11 @@ DROP_PAIRS = text("""
     WHERE p.org_id = :org_id AND p.a_id = n.a_id AND p.b_id = n.b_id
 """)
 
+# A run beside us may have dropped the bands of an item, which nobody could find then: it stays due.
 MARK_PROBED = text("""
     UPDATE distillation.item_features f SET probed_stamp = :probe_stamp, settled_stamp = NULL
     WHERE f.org_id = :org_id AND f.stamp = :feature_stamp AND f.item_id = ANY(CAST(:ids AS uuid[]))
+      AND EXISTS (SELECT FROM distillation.lsh_bands b WHERE b.org_id = f.org_id AND b.item_id = f.item_id)
 """)
 
 
@@ -407,6 +433,42 @@ APPLY_UNMERGES = text("""
     )
     SELECT duplicate_id, canonical_id, expired_at FROM valid ORDER BY duplicate_id
 """)
+
+# Somebody else revived a duplicate, or expired it anew: the merge is no longer what hides it.
+TAKEN_BACK = """
+    SELECT m.org_id, m.duplicate_id, m.canonical_id, to_jsonb(m.expired_at) AS merged_at,
+           to_jsonb(k.expired_at) AS expired_at
+    FROM distillation.merges m
+    JOIN public.knowledge_items k ON k.org_id = m.org_id AND k.id = m.duplicate_id
+    WHERE m.org_id = :org_id AND k.expired_at IS DISTINCT FROM m.expired_at
+"""
+HAS_TAKEN_BACK = text(f"SELECT EXISTS ({TAKEN_BACK})")
+FORGET_TAKEN_BACK = text(f"""
+    WITH taken AS ({TAKEN_BACK}), forgotten AS (
+        DELETE FROM distillation.merges m USING taken t
+        WHERE m.org_id = :org_id AND m.duplicate_id = t.duplicate_id
+    )
+    SELECT duplicate_id, canonical_id, merged_at, expired_at FROM taken ORDER BY duplicate_id
+""")
+
+
+def has_taken_back(conn: Connection, org_id: OrgId) -> bool:
+    """Whether somebody else changed the expiry of an item that a merge expired."""
+    return bool(conn.execute(HAS_TAKEN_BACK, {"org_id": org_id}).scalar_one())
+
+
+def forget_taken_back(conn: Connection, org_id: OrgId) -> tuple[Entry, ...]:
+    """Drop merges whose duplicate is live, or expired by somebody else; returns the ledger entries."""
+    return tuple(
+        Entry(
+            "unmerge",
+            row.duplicate_id,
+            {"expired_at": row.merged_at, "canonical": str(row.canonical_id)},
+            {"expired_at": row.expired_at, "canonical": None, "reason": "changed_by_others"},
+        )
+        for row in conn.execute(FORGET_TAKEN_BACK, {"org_id": org_id})
+    )
+
 
 # Our key alone, set from the merges in force plus links that were there and are no merge of ours. When
 # the last of ours goes, the key goes, and tags that were NULL before us are NULL again.

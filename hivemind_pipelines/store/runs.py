@@ -1,6 +1,5 @@
 """Runs, the policies they ran under, the receipts they left and the keys the server reads."""
 
-# ruff: noqa: S608 - queries are put together from constants of this module, values are bound.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, text
 
 from hivemind_pipelines.core.changes import OpenCase, StampSuspect
 from hivemind_pipelines.core.model import CaseId, Category, ItemId, OrgId, RunId, SignalId, SuspectSignal
-from hivemind_pipelines.store.items import LIVE, ORIGINAL
+from hivemind_pipelines.store.items import LIVE, ORIGINAL, register_originals
 from hivemind_pipelines.store.ledger import Entry
-from hivemind_pipelines.store.pairs import Applied
+from hivemind_pipelines.store.pairs import LOCK_ITEMS, Applied
 
 SUSPECTS = text(f"""
     -- Contradiction signals on live originals that are in no case: new ones and lone suspects.
@@ -43,7 +43,8 @@ def read_case_ids(conn: Connection, org_id: OrgId) -> frozenset[CaseId]:
 INSERT_CASE = text("""
     INSERT INTO distillation.contradiction_cases
         (org_id, case_id, category, detector, evidence, signal_id, opened_at, run_id, stamp)
-    SELECT CAST(:org_id AS varchar), :case_id, :category, :detector, CAST(:evidence AS jsonb), :signal_id, :opened_at, :run_id, :stamp
+    SELECT CAST(:org_id AS varchar), :case_id, :category, :detector, CAST(:evidence AS jsonb), :signal_id,
+           :opened_at, :run_id, :stamp
     WHERE (SELECT count(*) FROM public.knowledge_items k
            WHERE k.org_id = :org_id AND k.id = ANY(CAST(:items AS uuid[]))
              AND k.expired_at IS NULL AND k.deleted_at IS NULL) = cardinality(CAST(:items AS uuid[]))
@@ -82,6 +83,11 @@ def apply_cases(
     """Open cases, each with its one signal, and remember lone suspects."""
     entries: list[Entry] = []
     dropped = 0
+    parties = {item for change in plan if isinstance(change, OpenCase) for item in change.case.item_ids}
+    # Locked, so that no row the server removes meanwhile fails the foreign key of the signal.
+    conn.execute(LOCK_ITEMS, {"org_id": org_id, "ids": sorted(parties)})
+    suspected = {change.item_id for change in plan if isinstance(change, StampSuspect)}
+    register_originals(conn, org_id, sorted(parties | suspected))
     for change in (change for change in plan if isinstance(change, OpenCase)):
         opened = _open(conn, org_id, change, run_id=run_id, stamp=stamp)
         if opened is None:

@@ -282,6 +282,7 @@ case_items = _own(
     _needed("item_id", Uuid),
     PrimaryKeyConstraint("org_id", "case_id", "item_id"),
     _refers("org_id case_id", "contradiction_cases", ondelete="CASCADE"),
+    _refers("org_id item_id", "registered_items"),
     Index("case_items_item", "org_id", "item_id"),
 )
 
@@ -293,6 +294,7 @@ stamped_signals = _own(
     _optional("case_id", Uuid),
     PrimaryKeyConstraint("org_id", "signal_id"),
     _refers("org_id case_id", "contradiction_cases", ondelete="CASCADE"),
+    _refers("org_id item_id", "registered_items"),
     Index("stamped_signals_case", "org_id", "case_id"),
 )
 
@@ -477,6 +479,13 @@ ledger = _own(
     _needed("at", MOMENT),
     Index("ledger_subject", "org_id", "subject_id", "seq"),
     Index("ledger_run", "org_id", "run_id"),
+    Index(
+        "ledger_canonical",
+        "org_id",
+        text("(after ->> 'canonical')"),
+        "seq",
+        postgresql_where=text("change = 'merge'"),
+    ),
 )
 
 OWN_TABLES: tuple[Table, ...] = tuple(table for table in metadata.sorted_tables if table.schema == OWN_SCHEMA)

@@ -49,11 +49,19 @@ INSERT_TOPICS = text("""
     ON CONFLICT DO NOTHING
 """)
 
+# Features are locked first: an erasure beside us may remove them.
 INSERT_MEMBERS = text("""
+    WITH present AS (
+        SELECT f.item_id FROM distillation.item_features f
+        WHERE f.org_id = :org_id AND f.item_id = ANY(CAST(:ids AS uuid[]))
+        ORDER BY f.item_id FOR KEY SHARE
+    )
     INSERT INTO distillation.topic_members (org_id, fingerprint, item_id, content_hash)
     SELECT :org_id, n.fingerprint, n.item_id, n.content_hash
     FROM unnest(CAST(:fingerprints AS text[]), CAST(:ids AS uuid[]), CAST(:hashes AS text[]))
          AS n (fingerprint, item_id, content_hash)
+    JOIN present p ON p.item_id = n.item_id
+    ORDER BY n.item_id
     ON CONFLICT DO NOTHING
 """)
 

@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -30,15 +32,19 @@ with psycopg.connect(sys.argv[1], autocommit=True) as connection:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A server that holds committed rows."""
-    home = tmp_path_factory.mktemp("home")
-    try:
+def home() -> Iterator[Path]:
+    """A server that holds committed rows; not below tmp_path, which other runs of pytest close."""
+    with stopped_at_the_end() as home:
         with connect(home) as connection:
             connection.execute("CREATE TABLE kept AS SELECT generate_series(1, %s) AS x", (ROWS,))
         yield home
-    finally:
-        embedded_postgres.stop(home)
+
+
+@pytest.fixture
+def fresh_home() -> Iterator[Path]:
+    """An empty directory for a server of the test's own."""
+    with stopped_at_the_end() as home:
+        yield home
 
 
 def test_committed_rows_outlive_a_killed_postmaster(home: Path) -> None:
@@ -85,30 +91,30 @@ def test_processes_that_find_it_killed_at_once_share_one_server(home: Path) -> N
     assert kept_rows(home) == ROWS
 
 
-def test_processes_that_make_it_at_once_share_one_server_that_outlives_them(tmp_path: Path) -> None:
-    try:
-        urls = ensure_in_processes(tmp_path, 3)
-        started_by_one = process_id(tmp_path)
-        assert urls == {embedded_postgres.ensure_running(tmp_path)}
-        assert process_id(tmp_path) == started_by_one
-    finally:
-        embedded_postgres.stop(tmp_path)
+def test_processes_that_make_it_at_once_share_one_server_that_outlives_them(fresh_home: Path) -> None:
+    urls = ensure_in_processes(fresh_home, 3)
+    started_by_one = process_id(fresh_home)
+    assert urls == {embedded_postgres.ensure_running(fresh_home)}
+    assert process_id(fresh_home) == started_by_one
 
 
-def test_a_process_killed_while_it_makes_the_server_leaves_nothing_that_stops_the_next(
-    tmp_path: Path,
-) -> None:
-    try:
-        with subprocess.Popen(
-            [sys.executable, "-c", ENSURE, str(tmp_path)], stdout=subprocess.DEVNULL
-        ) as maker:
-            while not any(tmp_path.glob("postgres.new-*/PG_VERSION")):
-                time.sleep(0.01)
-            maker.kill()
-        with connect(tmp_path) as connection:
-            connection.execute("SELECT '[1]'::vector")
-    finally:
-        embedded_postgres.stop(tmp_path)
+def test_a_process_killed_while_it_makes_the_server_does_not_stop_the_next(fresh_home: Path) -> None:
+    command = [sys.executable, "-c", ENSURE, str(fresh_home)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as maker:
+        while not any(fresh_home.glob("postgres.new-*/PG_VERSION")):
+            time.sleep(0.01)
+        maker.kill()
+    with connect(fresh_home) as connection:
+        connection.execute("SELECT '[1]'::vector")
+
+
+@contextmanager
+def stopped_at_the_end() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hivemind-home-") as home:
+        try:
+            yield Path(home)
+        finally:
+            embedded_postgres.stop(Path(home))
 
 
 def connect(home: Path) -> "psycopg.Connection[tuple[int]]":

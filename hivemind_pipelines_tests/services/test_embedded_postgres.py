@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,18 +25,25 @@ ensure_running(Path(sys.argv[1]))
 
 
 @contextmanager
-def running(home: Path) -> Iterator[str]:
-    """A server below `home` that is stopped at the end."""
-    try:
-        yield embedded_postgres.ensure_running(home)
-    finally:
-        embedded_postgres.stop(home)
+def stopped_at_the_end() -> Iterator[Path]:
+    """A home whose server is stopped; not below tmp_path, which other runs of pytest close to its user."""
+    with tempfile.TemporaryDirectory(prefix="hivemind-home-") as home:
+        try:
+            yield Path(home)
+        finally:
+            embedded_postgres.stop(Path(home))
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    home = tmp_path_factory.mktemp("home")
-    with running(home):
+def home() -> Iterator[Path]:
+    with stopped_at_the_end() as home:
+        embedded_postgres.ensure_running(home)
+        yield home
+
+
+@pytest.fixture
+def fresh_home() -> Iterator[Path]:
+    with stopped_at_the_end() as home:
         yield home
 
 
@@ -136,12 +144,15 @@ def test_stopping_what_never_ran_makes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "absent").exists()
 
 
-def test_a_path_too_long_and_too_odd_for_a_socket_works(tmp_path: Path) -> None:
-    home = tmp_path / """sp ace, 'quote' "double" $HOME `id`; ü""" / ("long" * 30)
-    with running(home) as url:
+def test_a_path_too_long_and_too_odd_for_a_socket_works(fresh_home: Path) -> None:
+    home = fresh_home / """sp ace, 'quote' "double" $HOME `id`; ü""" / ("long" * 30)
+    try:
+        url = embedded_postgres.ensure_running(home)
         socket_directory = Path(parse_qs(urlsplit(url).query)["host"][0])
         assert answer(url, "SELECT 1") == 1
         assert stat.S_IMODE(socket_directory.stat().st_mode) == 0o700
+    finally:
+        embedded_postgres.stop(home)
     assert not socket_directory.exists()
 
 
@@ -151,12 +162,10 @@ def test_a_relative_home_is_where_the_caller_stands(home: Path, monkeypatch: pyt
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's server runs under another user")
-def test_below_a_private_directory_the_server_may_pass_but_nobody_may_read(tmp_path: Path) -> None:
-    private = tmp_path / "private"
-    private.mkdir(mode=0o700)
-    with running(private / "home") as url:
-        assert answer(url, "SELECT 1") == 1
-    assert stat.S_IMODE(private.stat().st_mode) == 0o701
+def test_below_a_private_directory_the_server_may_pass_but_nobody_may_read(fresh_home: Path) -> None:
+    fresh_home.chmod(0o700)
+    assert answer(embedded_postgres.ensure_running(fresh_home), "SELECT 1") == 1
+    assert stat.S_IMODE(fresh_home.stat().st_mode) == 0o701
 
 
 def test_a_home_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
@@ -183,15 +192,12 @@ def test_a_server_that_cannot_start_says_why_in_one_line(home: Path) -> None:
     )
 
 
-def test_a_first_start_says_nothing_and_clears_what_a_killed_one_left(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    unfinished = tmp_path / "postgres.new-killed"
+def test_a_first_start_says_nothing_and_clears_what_a_killed_one_left(fresh_home: Path) -> None:
+    fresh_home.chmod(0o755)
+    unfinished = fresh_home / "postgres.new-killed"
     unfinished.mkdir()
     (unfinished / "PG_VERSION").write_text("18\n")
-    command = [sys.executable, "-W", "error", "-c", ENSURE, str(tmp_path)]
-    try:
-        started = subprocess.run(command, capture_output=True, text=True, check=True)
-    finally:
-        embedded_postgres.stop(tmp_path)
+    command = [sys.executable, "-W", "error", "-c", ENSURE, str(fresh_home)]
+    started = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (started.stdout, started.stderr) == ("", "")
     assert not unfinished.exists()

@@ -71,12 +71,14 @@ def test_the_order_of_the_texts_is_kept(minilm: MiniLmEmbedder) -> None:
 
 def test_only_the_first_256_tokens_count(minilm: MiniLmEmbedder) -> None:
     long = "pool " * 300
-    assert np.allclose(*minilm.embed([long, long + "unrelated words at the end"]), atol=1e-5)
+    cut, whole = minilm.embed([long, long + "unrelated words at the end"])
+    assert cut @ whole > 0.9999
 
 
 def test_a_huge_text_is_cut_before_it_is_read(minilm: MiniLmEmbedder) -> None:
     huge = "pool " * 4_000_000
-    assert np.allclose(*minilm.embed([huge, "pool " * 300]), atol=1e-5)
+    cut, whole = minilm.embed([huge, "pool " * 300])
+    assert cut @ whole > 0.9999
 
 
 def test_progress_grows_to_the_number_of_texts(minilm: MiniLmEmbedder) -> None:

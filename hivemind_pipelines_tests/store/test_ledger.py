@@ -22,9 +22,7 @@ def record(store: Store, run_id: RunId, *entries: Entry, org: OrgId = ACME) -> N
 
 def test_entries_read_back_in_their_order(store: Store) -> None:
     run_id, duplicate, canonical = RunId(uuid4()), uuid4(), uuid4()
-    merge = Entry(
-        "merge", duplicate, {"expired_at": None}, {"expired_at": NOW, "canonical": canonical}
-    )
+    merge = Entry("merge", duplicate, {"expired_at": None}, {"expired_at": NOW, "canonical": canonical})
     rescore = Entry("rescore", canonical, {"quality_score": 0.5}, {"quality_score": 0.25})
     record(store, run_id, merge, rescore)
     record(store, run_id, rescore, org=OrgId("globex"))
@@ -38,7 +36,9 @@ def test_entries_read_back_in_their_order(store: Store) -> None:
             ),
             rescore,
         )
-    (row,) = rows(store, "SELECT stamp, at FROM distillation.ledger WHERE org_id = 'acme' AND change = 'merge'")
+    (row,) = rows(
+        store, "SELECT stamp, at FROM distillation.ledger WHERE org_id = 'acme' AND change = 'merge'"
+    )
     assert tuple(row) == ("stamp-1", NOW)
 
 
@@ -55,7 +55,7 @@ def test_ten_thousand_entries_keep_their_order(store: Store) -> None:
 
 
 def test_entries_vanish_with_their_transaction(store: Store) -> None:
-    with pytest.raises(ZeroDivisionError), store.begin() as connection:
+    with pytest.raises(ZeroDivisionError), store.begin() as connection:  # noqa: PT012 - the block must fail
         ledger.record(connection, ACME, RunId(uuid4()), [Entry("embed", uuid4())], stamp="s", at=NOW)
         raise ZeroDivisionError
     assert scalar(store, "SELECT count(*) FROM distillation.ledger") == 0

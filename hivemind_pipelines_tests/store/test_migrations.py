@@ -1,6 +1,7 @@
 """Creating and upgrading: identical on nothing, additive beside a server, refused elsewhere."""
 
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,15 +23,16 @@ from hivemind_pipelines_tests.builders import (
     scalar,
     unit_vector,
 )
-from hivemind_pipelines_tests.conftest import MakeDatabase
+from hivemind_pipelines_tests.conftest import MakeDatabase, dropped_after
 
 PUBLIC = ("deployment_config", "knowledge_items", "pending_contributions", "quality_signals")
 
 
 @pytest.fixture
-def empty_store(empty_database_url: str) -> Store:
+def empty_store(empty_database_url: str) -> Iterator[Store]:
     """A store on a database in which there is nothing."""
-    return open_store(empty_database_url)
+    with open_store(empty_database_url) as opened:
+        yield opened
 
 
 def lines(store: Store) -> frozenset[str]:
@@ -283,7 +285,12 @@ def test_a_second_head_is_found(tmp_path: Path) -> None:
 
 
 def test_migrations_and_table_metadata_agree(postgres_url: str, make_database: MakeDatabase) -> None:
-    with open_store(make_database("template1")) as migrated, open_store(make_database("template1")) as declared:
+    with (
+        dropped_after(postgres_url, make_database("template1")) as first,
+        dropped_after(postgres_url, make_database("template1")) as second,
+        open_store(first) as migrated,
+        open_store(second) as declared,
+    ):
         assert schema_problems(migrated, declared) == ()
 
 
@@ -309,7 +316,9 @@ def schemas(store: Store) -> set[str]:
 
 
 def copied_scripts(directory: Path) -> Path:
-    return Path(shutil.copytree(SCRIPTS, directory / "migrations", ignore=shutil.ignore_patterns("__pycache__")))
+    return Path(
+        shutil.copytree(SCRIPTS, directory / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
+    )
 
 
 def as_role(store: Store, role: str) -> Store:

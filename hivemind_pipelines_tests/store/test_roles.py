@@ -13,6 +13,32 @@ from hivemind_pipelines_tests.builders import execute, insert_item, insert_pendi
 ROLE = 'hive "pipelines"'
 
 
+FORBIDDEN = (
+    "DELETE FROM public.knowledge_items",
+    "DELETE FROM public.pending_contributions",
+    "DELETE FROM public.quality_signals",
+    "DELETE FROM public.deployment_config",
+    "TRUNCATE public.knowledge_items CASCADE",
+    "DROP TABLE public.quality_signals",
+    "ALTER TABLE public.knowledge_items ADD note text",
+    "CREATE TABLE public.mine (id int)",
+    "CREATE INDEX ON public.knowledge_items (contributed_at)",
+    "CREATE TRIGGER t AFTER UPDATE ON public.knowledge_items EXECUTE FUNCTION f()",
+    "UPDATE public.knowledge_items SET deleted_at = now()",
+    "UPDATE public.knowledge_items SET org_id = 'other'",
+    "UPDATE public.knowledge_items SET is_public = true",
+    "UPDATE public.knowledge_items SET helpful_count = 9",
+    "UPDATE public.pending_contributions SET content = ''",
+    "UPDATE public.quality_signals SET signal_type = 'retrieval'",
+    "INSERT INTO public.pending_contributions (org_id) VALUES ('acme')",
+    "UPDATE distillation.ledger SET change = 'x'",
+    "DELETE FROM distillation.ledger",
+    "TRUNCATE distillation.runs",
+    "ALTER TABLE distillation.ledger DISABLE TRIGGER ledger_append_only",
+    "UPDATE distillation.alembic_version SET version_num = '0'",
+)
+
+
 @pytest.fixture
 def restricted(store: Store) -> Iterator[Store]:
     """The same database, entered by a role that has our grants and nothing else."""
@@ -28,36 +54,8 @@ def restricted(store: Store) -> Iterator[Store]:
     execute(store, f"DROP ROLE {quoted}")
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "DELETE FROM public.knowledge_items",
-        "DELETE FROM public.pending_contributions",
-        "DELETE FROM public.quality_signals",
-        "DELETE FROM public.deployment_config",
-        "TRUNCATE public.knowledge_items CASCADE",
-        "DROP TABLE public.quality_signals",
-        "ALTER TABLE public.knowledge_items ADD note text",
-        "CREATE TABLE public.mine (id int)",
-        "CREATE INDEX ON public.knowledge_items (contributed_at)",
-        "CREATE TRIGGER t AFTER UPDATE ON public.knowledge_items EXECUTE FUNCTION f()",
-        "UPDATE public.knowledge_items SET deleted_at = now()",
-        "UPDATE public.knowledge_items SET org_id = 'other'",
-        "UPDATE public.knowledge_items SET is_public = true",
-        "UPDATE public.knowledge_items SET helpful_count = 9",
-        "UPDATE public.pending_contributions SET content = ''",
-        "UPDATE public.quality_signals SET signal_type = 'retrieval'",
-        "INSERT INTO public.pending_contributions (org_id) VALUES ('acme')",
-        "UPDATE distillation.ledger SET change = 'x'",
-        "DELETE FROM distillation.ledger",
-        "TRUNCATE distillation.runs",
-        "ALTER TABLE distillation.ledger DISABLE TRIGGER ledger_append_only",
-        "UPDATE distillation.alembic_version SET version_num = '0'",
-    ],
-)
-def test_the_role_can_destroy_nothing(restricted: Store, statement: str) -> None:
-    with pytest.raises(StoreError, match="permission denied|must be owner"):
-        execute(restricted, statement)
+def test_the_role_can_destroy_nothing(restricted: Store) -> None:
+    assert [statement for statement in FORBIDDEN if not is_refused(restricted, statement)] == []
 
 
 def test_the_role_can_do_what_the_pipelines_do(store: Store, restricted: Store) -> None:
@@ -94,3 +92,11 @@ def test_the_role_can_append_to_the_ledger_and_read_it(restricted: Store) -> Non
         id=uuid4(),
     )
     assert len(rows(restricted, "SELECT * FROM distillation.ledger")) == 1
+
+
+def is_refused(store: Store, statement: str) -> bool:
+    try:
+        execute(store, statement)
+    except StoreError as error:
+        return "permission denied" in str(error) or "must be owner" in str(error)
+    return False

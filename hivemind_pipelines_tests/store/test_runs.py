@@ -78,7 +78,12 @@ def test_a_finished_run_keeps_its_counts_and_its_first_end(store: Store) -> None
 
 def test_the_last_run_is_the_newest_of_its_org_and_job(store: Store) -> None:
     newest = a_run(NOW + timedelta(hours=2))
-    for run in (a_run(), newest, a_run(NOW + timedelta(hours=1)), a_run(NOW + timedelta(hours=3), OrgId("globex"))):
+    for run in (
+        a_run(),
+        newest,
+        a_run(NOW + timedelta(hours=1)),
+        a_run(NOW + timedelta(hours=3), OrgId("globex")),
+    ):
         start(store, run)
     assert last_run(store) == newest
     assert last_run(store, OrgId("nobody")) is None
@@ -120,7 +125,7 @@ def test_the_last_run_key_is_iso_8601_in_utc_and_upserted(store: Store) -> None:
 
 
 def test_the_newest_receipt_of_an_asset_is_kept_by_org(store: Store) -> None:
-    odd = OrgId("o'; DROP TABLE \"x\" -- " + "é" * 200)
+    odd = OrgId('o\'; DROP TABLE "x" -- ' + "é" * 200)
     with store.begin() as connection:
         for merged in (1, 2):
             runs.write_receipt(connection, "duplicate_merges", ACME, {"merged": merged}, NOW)

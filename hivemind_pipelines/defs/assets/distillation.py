@@ -1,6 +1,7 @@
 """The distillation of one org as eight assets, in the order a run calls them."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from dagster import AssetExecutionContext, AssetsDefinition, ResourceParam, asset
@@ -19,7 +20,7 @@ from hivemind_pipelines.core.receipts import (
     TopicsReceipt,
 )
 from hivemind_pipelines.defs.assets import columns
-from hivemind_pipelines.defs.glossary import described, table_schema
+from hivemind_pipelines.defs.glossary import described, stages_table, table_schema
 from hivemind_pipelines.defs.org_runs import for_each_org
 from hivemind_pipelines.defs.partitions import backfill_policy, orgs
 from hivemind_pipelines.defs.policies import policy_key
@@ -235,13 +236,17 @@ def distillation_report(
         Stage.CLUSTER_SUMMARIES: cluster_summaries,
         Stage.PRESCREENED_CONTRIBUTIONS: prescreened_contributions,
     }
-    return for_each_org(context, commons, lambda stage: report_stage.run(stage, of_this_run(stage, by_stage)))
+    return for_each_org(context, commons, partial(_report, context, by_stage))
 
 
-def of_this_run(stage: StageContext, by_stage: Mapping[Stage, Mapping[str, Receipt]]) -> dict[Stage, Receipt]:
-    """The org's receipts that this very run wrote; a stage that was not part of it has none."""
-    receipts = {name: receipts[stage.org_id] for name, receipts in by_stage.items()}
-    return {name: receipt for name, receipt in receipts.items() if receipt.run_id == stage.run_id}
+def _report(
+    context: AssetExecutionContext, by_stage: Mapping[Stage, Mapping[str, Receipt]], stage: StageContext
+) -> ReportReceipt:
+    """Report what this very run did; the receipt of a stage that was no part of it is an older run's."""
+    receipts = {name: of_orgs[stage.org_id] for name, of_orgs in by_stage.items()}
+    of_this_run = {name: one for name, one in receipts.items() if one.run_id == stage.run_id}
+    context.add_asset_metadata({"stages": stages_table(of_this_run)}, partition_key=stage.org_id)
+    return report_stage.run(stage, of_this_run)
 
 
 assets: list[AssetsDefinition] = [

