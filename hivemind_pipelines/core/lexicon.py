@@ -194,7 +194,8 @@ SYNONYMS = _pairs(
 #: Pairs of real words, or of their stems, that are one slip apart.
 LOOKALIKES = _pairs(
     """
-    form|from quit|quiet trial|trail later|latter latest|lattest angel|angl united|untied compiled|complied filed|field unti|unit compil|comply tried|tired caus|casual causal|casual
+    form|from quit|quiet trial|trail later|latter latest|lattest angel|angl united|untied
+    compiled|complied filed|field unti|unit compil|comply tried|tired caus|casual causal|casual
     dairy|diary compli|compil fil|field fil|fli tri|tir compet|complet contact|contract server|sever
     plan|planet plan|plane public|pubic through|though through|thorough prefect|perfect window|widow
     county|country launch|lunch filter|filer modul|modulo export|expert complement|compliment
@@ -339,13 +340,22 @@ SIBLINGS = _groups(
     red green blue yellow black white orange purple
     north south east west
     static instance
+    file directory folder
+    files directories folders
+    image container volume network pod
+    images containers volumes networks pods
+    branch tag commit
+    branches tags commits
+    row column cell
+    rows columns cells
     utf-8 utf8 utf-16 ascii latin-1
     int float bool string double char
     let const var
     break continue return raise yield
     try except finally catch throw
     public private protected
-    user group owner
+    user group owner role
+    users groups owners roles
     bits bytes
     kafka rabbitmq nats
     gnome kde xfce

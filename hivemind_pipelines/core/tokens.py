@@ -136,7 +136,7 @@ def _token(part: re.Match[str], in_code: bool, is_start: bool) -> Iterator[Token
         case "money":
             yield Token(form, form, Kind.WORD, in_code, False)
         case "contraction":
-            yield from _word(form, in_code, is_start)
+            yield from _word(form if form.lower() in NEGATED_FORMS else _owner(form), in_code, is_start)
         case "negative":
             yield Token(form, form.rstrip(".,"), Kind.NUMBER, in_code, False)
         case "operator":
@@ -191,6 +191,11 @@ def _word(form: str, in_code: bool, is_start: bool) -> Iterator[Token]:
         yield Token(form, form, Kind.CODE, True, False)
     else:
         yield Token(form, lower, Kind.WORD, False, form[0].isupper() and not is_start)
+
+
+def _owner(form: str) -> str:
+    """The word of which a possessive says that it owns something."""
+    return form[:-2] if form.lower().endswith("'s") else form
 
 
 def _number(form: str) -> str:

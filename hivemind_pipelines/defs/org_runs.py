@@ -73,4 +73,5 @@ def _stage_context(context: AssetExecutionContext, commons: Commons, org_id: Org
         services=commons.services,
         full=tags.is_on(run.tags, tags.FULL),
         allow_mass_change=may_change_much,
+        progress=lambda stage, done, total: context.log.info("%s: %d of %d", stage, done, total),
     )

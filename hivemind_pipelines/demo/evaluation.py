@@ -36,9 +36,13 @@ class RulePair:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Merges against the mapping, and the mapping against the merges."""
+    """Merges against the mapping, and the mapping against the merges.
+
+    Of the merged pairs `verbatim_count` say the same word for word, so that they were one note all along.
+    """
 
     merges: tuple[tuple[RulePair, Verdict], ...]
+    verbatim_count: int
     fates: tuple[tuple[RulePair, Fate], ...]
 
     def merge_counts(self) -> dict[Verdict, int]:
@@ -91,6 +95,7 @@ def compare_with_mapping(
     merged = _merged_pairs(items, canonical_of)
     return Agreement(
         merges=tuple((pair, _verdict(pair, declared)) for pair in merged),
+        verbatim_count=len(_merged_pairs(items, {})),
         fates=tuple(_fates(declared, frozenset(merged), items, decisions)),
     )
 

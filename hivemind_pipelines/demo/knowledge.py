@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -93,6 +94,8 @@ def read_bugbear() -> tuple[Rule, ...]:
 
 def read_bandit() -> tuple[Rule, ...]:
     """bandit's plugins by their docstrings and its blacklists by their messages."""
+    # Loading bandit's plugins loads its output formats too, of which one logs an error for want of a package.
+    logging.getLogger("stevedore.extension").setLevel(logging.CRITICAL)
     from bandit.core import extension_loader
 
     loaded = extension_loader.MANAGER

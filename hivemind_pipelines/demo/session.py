@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,6 +68,7 @@ class _Work:
 def run(
     settings: Settings,
     *,
+    read_items: Callable[[], Sequence[RuleItem]] = knowledge.read_items,
     distill: Distill = distillation.distill,
     services: Services | None = None,
     progress: Progress | None = None,
@@ -78,7 +79,7 @@ def run(
     """
     timings: dict[str, float] = {}
     with _timed(timings, "read the linters"):
-        items = knowledge.read_items()
+        items = read_items()
     policy, policy_file = demo_policy(settings)
     with _timed(timings, "start and migrate the database"):
         store = _open(settings)

@@ -118,7 +118,10 @@ def data(outcome: Outcome) -> dict[str, object]:
                 "org": shown.org_id,
                 "text": shown.summary.content,
                 "method": shown.summary.method,
-                "sources": [asdict(source) for source in shown.summary.sources],
+                "sources": [
+                    {"id": str(source.item_id), "agent": source.agent, "text": source.content}
+                    for source in shown.summary.sources
+                ],
             }
             for shown in outcome.summaries
         ],
@@ -126,6 +129,7 @@ def data(outcome: Outcome) -> dict[str, object]:
         "agreement": {
             "merged_pairs": outcome.agreement.merge_counts(),
             "declared_pairs": outcome.agreement.fate_counts(),
+            "verbatim": outcome.agreement.verbatim_count,
         },
         "nothing_done": outcome.is_noop,
         "report": str(outcome.report_path),
@@ -157,8 +161,8 @@ def _merges(outcome: Outcome) -> Section:
         quote
         for shown in outcome.merges
         for quote in (
-            Quote(f"{shown.org_id}: {shown.merge.duplicate_agent} says", shown.merge.duplicate),
-            Quote(f"kept, of {shown.merge.canonical_agent}; {shown.difference}", shown.merge.canonical),
+            Quote(f"{shown.org_id}: expired, from {shown.merge.duplicate_agent}", shown.merge.duplicate),
+            Quote(f"kept, from {shown.merge.canonical_agent} ({shown.difference})", shown.merge.canonical),
         )
     )
     return Section(f"{len(outcome.merges)} merges", tuple(quotes))
@@ -202,6 +206,10 @@ def _agreement(agreement: Agreement) -> Section:
             (tool, sum(counts.values()), *(counts[fate] for fate in FATES)) for tool, counts in fates.items()
         ),
     )
+    verbatim = (
+        f"{agreement.verbatim_count} of the merged pairs say the same word for word: such a text is stored "
+        "once per org to begin with. The others were found by the distillation."
+    )
     explained = (
         "ruff's code prefixes declare which rule of another linter a rule was taken from (PLR0913 is pylint's "
         "R0913, S101 bandit's B101). That makes two rules related, not equal: most are worded anew, look at "
@@ -210,7 +218,7 @@ def _agreement(agreement: Agreement) -> Section:
     )
     return Section(
         "Against the mapping that code prefixes declare",
-        (merges, *_contradicting(agreement), declared, Paragraph(explained)),
+        (merges, *_contradicting(agreement), Paragraph(verbatim), declared, Paragraph(explained)),
     )
 
 

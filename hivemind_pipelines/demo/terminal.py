@@ -73,7 +73,7 @@ def _show(console: "Console", block: Block) -> None:
             console.print(Text(text))
         case Quote(caption, text):
             console.print(Text(caption, style="dim"))
-            console.print(Padding(Text(text), (0, 0, 0, _QUOTE_INDENT)))
+            console.print(Padding(Text(text), (0, 0, 0, _QUOTE_INDENT), expand=False))
         case Table():
             _show_table(console, block)
         case _:

@@ -26,6 +26,9 @@ TOKENS_MAX = 256
 #: Many times what 256 word pieces cover: the tokenizer would read megabytes before it cuts them off.
 CHARACTERS_MAX = 16_384
 BATCH_SIZE = 64
+#: Characters that 256 word pieces cover at most, and of a padded batch: bounds the attention's memory.
+READ_CHARACTERS = 1_200
+BATCH_CHARACTERS = 24_000
 
 Progress = Callable[[int, int], None]
 
@@ -75,9 +78,12 @@ class MiniLmEmbedder:
 
     def _batches(self, texts: Sequence[str]) -> "Iterator[tuple[list[int], list[Encoding]]]":
         # Texts of similar length share a batch, so that little is spent on padding.
+        lengths = [min(len(one), READ_CHARACTERS) for one in texts]
         order = sorted(range(len(texts)), key=lambda row: (len(texts[row]), row))
-        for start in range(0, len(order), BATCH_SIZE):
-            rows = order[start : start + BATCH_SIZE]
+        while order:
+            longest = lengths[order[min(BATCH_SIZE, len(order)) - 1]]
+            rows = order[: max(1, min(BATCH_SIZE, BATCH_CHARACTERS // max(1, longest)))]
+            order = order[len(rows) :]
             yield rows, self._tokenizer.encode_batch([_tokenizable(texts[row]) for row in rows])
 
     def _vectors(self, encodings: "Sequence[Encoding]") -> Vectors:

@@ -154,7 +154,7 @@ _SHAPES: tuple[tuple[str, re.Pattern[str], Callable[[str, int, int], bool]], ...
 
 _EXTENSION = r"(?:\s?(?:x|ext\.?)\s?\d{1,6})?"
 _PHONE = re.compile(
-    r"(?<![\w.,:/@#=+-])(?<![\w)][ .-]\b)(?:\+|00)?(?:\(\d{1,5}\)|\d{1,5})"
+    r"(?<![\w.,:/@#=+-])(?<![\d)][ .-])(?:\+|00)?(?:\(\d{1,5}\)|\d{1,5})"
     rf"(?:[ .-]{{0,2}}(?:\(\d{{1,5}}\)|\d{{1,5}})){{1,7}}{_EXTENSION}(?![\w]|[.,:/-]\d)"
 )
 _PHONE_CONTEXT = re.compile(

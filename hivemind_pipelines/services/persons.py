@@ -1,5 +1,6 @@
 """Names of people in prose: spaCy's entities through Presidio, gated so that names of things survive."""
 
+import hashlib
 import logging
 import re
 from collections.abc import Sequence
@@ -81,17 +82,25 @@ _NAME = re.compile(rf"(?<![\w.'’-]){_PART}{_NEXT}{{0,3}}(?!\w)")
 _FULL_NAME = re.compile(rf"{_PART}{_NEXT}{{1,3}}$")
 _WITH_INITIAL = re.compile(rf"{_PART}[ \t]{{1,2}}{_INITIAL}[ \t]{{1,2}}{_PART}$")
 _TITLE = r"(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Sir|Madam|Herr|Frau|Mme|Mlle|Señora?|Sra)\.?"
-_BEFORE = re.compile(
+_RELATIVE = (
+    r"\b(?:kid|child|son|daughter|wife|husband|(?:grand)?(?:mother|father)|brother|sister|friend|colleague|boss)"
+    r"(?: is| was)?(?: called| named)?"
+)
+#: What stands before, and after, any name: a single word counts too.
+_BEFORE_ANY = re.compile(
     rf"(?:\b{_TITLE}|\b(?:[Mm]y|[Hh]is|[Hh]er|[Tt]heir|[Mm]aiden|[Ll]ast|[Ff]irst) name(?: is|:|\?)|\b[Nn]ame:"
     r"|\b(?:I am|I'm|[Dd]ear|[Hh]i|[Hh]ello|[Hh]ey|people call me|[Ss]igned,?|[Rr]egards,|[Ss]incerely,|[Cc]heers,)"
-    r"|\b(?:says|said|told|asked|thanks to|tribute to|shouted at|beneficiary|guardian|married|met with)"
-    r"|\b(?:kid|child|son|daughter|wife|husband|(?:grand)?(?:mother|father)|brother|sister|friend|colleague|boss)"
-    r"(?: is| was)?(?: called| named)?)\s+$"
+    rf"|\b(?:tribute to|shouted at|guardian|beneficiary)|{_RELATIVE})\s+$"
 )
-_AFTER = re.compile(
-    r"\s+(?:lives?|lived|said|says|told|asked|shouted|wrote|(?:was|were|is) born|had given|gave (?:me|him|her|us|them)"
-    r"|will be (?:talking|speaking)|works (?:at|for)|joined|married|began writing|can I (?:please )?speak)\b"
-    r"|['’]s (?:mother|father|wife|husband|kids?|killers?|family|birthday|phone|address|salary|passport)\b"
+_AFTER_ANY = re.compile(
+    r"\s+(?:(?:told|asked|gave) (?:me|him|her|us|them)|shouted|(?:was|were|is) born|had given|married|began writing)\b"
+    r"|['’]s (?:mother|father|wife|husband|kids?|killers?|birthday|salary|passport)\b|,? can I (?:please )?speak\b"
+)
+#: What stands before, and after, people and programs alike: a full name is needed.
+_BEFORE_FULL = re.compile(r"(?:\b(?:says|said|told|asked|thanks to|married|met with|h/t|credit to))\s+$")
+_AFTER_FULL = re.compile(
+    r"\s+(?:lives?|lived|said|says|wrote|joined|will be (?:talking|speaking)|works (?:at|for))\b"
+    r"|['’]s (?:family|phone|address)\b|\s*<[^<>\s]+@"
 )
 
 
@@ -101,7 +110,7 @@ def _introduced(text: str) -> list[Finding]:
     found = []
     for match in _NAME.finditer(masked):
         start, end = _without_common_words(masked, *match.span())
-        if start < end and _is_given_away(masked, start, end) and not _names_a_thing(masked, start, end):
+        if start < end and _is_given_away(text, start, end) and not _names_a_thing(masked, start, end):
             found.append(Finding(start, end, "PERSON", 0.9))
     return found
 
@@ -117,10 +126,15 @@ def _without_common_words(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _is_given_away(text: str, start: int, end: int) -> bool:
-    is_foreign = _FULL_NAME.match(text, start, end) and not text[start:end].isascii()
-    has_initial = _WITH_INITIAL.match(text, start, end)
-    before, after = text[max(0, start - 48) : start], text[end : end + 40]
-    return bool(is_foreign or has_initial or _BEFORE.search(before) or _AFTER.match(after))
+    before, after = text[max(0, start - 48) : start], text[end : end + 60]
+    if _BEFORE_ANY.search(before) or _AFTER_ANY.match(after):
+        return True
+    if not _FULL_NAME.match(text, start, end):
+        return False
+    is_foreign = not text[start:end].isascii()
+    # In a title, `Build A Small ...`, more capitals follow.
+    has_initial = _WITH_INITIAL.match(text, start, end) and not re.match(r"\s+[^\W\d_a-z]", after)
+    return bool(is_foreign or has_initial or _BEFORE_FULL.search(before) or _AFTER_FULL.match(after))
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int]:
@@ -168,5 +182,14 @@ def _common_words() -> frozenset[str]:
 def _things() -> frozenset[str]:
     import yaml
 
-    path = files("hivemind_pipelines.services").joinpath("thing_words.yaml")
-    return frozenset(yaml.safe_load(path.read_text("utf-8"))["words"])
+    return frozenset(yaml.safe_load(_word_list())["words"])
+
+
+@cache
+def words_fingerprint() -> str:
+    """16 hex digits over the list of words that name things."""
+    return hashlib.sha256(_word_list().encode()).hexdigest()[:16]
+
+
+def _word_list() -> str:
+    return files("hivemind_pipelines.services").joinpath("thing_words.yaml").read_text("utf-8")

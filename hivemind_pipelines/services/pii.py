@@ -1,4 +1,4 @@
-"""The gate in front of every stored generated text: personal data and secrets out, or the text is not stored."""
+"""The gate in front of stored generated text: personal data and secrets come out, or nothing is stored."""
 
 import hashlib
 import json
@@ -15,12 +15,17 @@ from typing import Protocol, assert_never
 from hivemind_pipelines.core.model import Finding
 from hivemind_pipelines.core.policy import PiiPolicy
 from hivemind_pipelines.services.identifiers import find_identifiers
-from hivemind_pipelines.services.persons import MODEL_PACKAGE, ModelMissingError, find_persons
+from hivemind_pipelines.services.persons import (
+    MODEL_PACKAGE,
+    ModelMissingError,
+    find_persons,
+    words_fingerprint,
+)
 from hivemind_pipelines.services.secrets import find_secrets, rules_fingerprint
 
 _log = logging.getLogger(__name__)
 
-#: Raised by hand when code changes what is found; the rule file and the models stamp themselves.
+#: Raised by hand when code changes what is found; the data files and the models stamp themselves.
 DETECTOR_VERSION = 1
 SECRET_TYPES = frozenset({"API_KEY", "PASSWORD", "PRIVATE_KEY", "JWT"})
 PERSONAL_TYPES = frozenset({"EMAIL", "IBAN", "CREDIT_CARD", "IP_ADDRESS", "US_SSN", "PHONE", "PERSON"})
@@ -75,7 +80,7 @@ class GatedScanner:
         self.stamp = _stamp(policy)
 
     def redact(self, texts: Sequence[str]) -> list[PiiOutcome]:
-        """Replace what is found, scan again until nothing is, then check that no value is left in any spelling."""
+        """Replace what is found until a scan finds nothing, then check that no value is left in any spelling."""
         drafts = [_Draft(text) for text in texts]
         for _ in range(_PASSES_MAX):
             open_drafts = [draft for draft in drafts if draft.outcome is None]
@@ -185,7 +190,7 @@ _WORD = re.compile(r"\w+")
 
 
 def _resolve(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Overlapping findings become one over their union, named after the secret, or the longest, among them."""
+    """Overlapping findings become one over their union, named after the secret or the longest of them."""
     merged: list[Finding] = []
     for finding in sorted(findings, key=lambda each: (each.start, -each.end, each.type)):
         if merged and finding.start < merged[-1].end:
@@ -198,7 +203,7 @@ def _resolve(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def _view(text: str) -> tuple[str, list[int] | None]:
-    """The text as detectors read it: NFKC, nothing invisible; with the position of each character in `text`."""
+    """The text as detectors read it (NFKC, nothing invisible) and where in `text` each character stands."""
     if text.isascii():
         return text, None
     characters: list[str] = []
@@ -230,7 +235,7 @@ _ECHO_MIN = 6
 
 
 def _echoes(text: str, values: Mapping[str, str]) -> list[Finding]:
-    """Further occurrences of values already found, in any case, width or spacing, and surnames on their own."""
+    """More occurrences of values already found, in any case, width or spacing, and parts of names alone."""
     if not values:
         return []
     squeezed, positions = _squeezed_view(text)
@@ -283,10 +288,11 @@ def _tally(outcomes: Iterable[PiiOutcome]) -> Counter[str]:
 
 
 def _stamp(policy: PiiPolicy) -> str:
-    """16 hex digits over rules, code, model versions and the policy's section."""
+    """16 hex digits over rules, words, detector and package versions and the policy's section."""
     shape = {
         "detector": DETECTOR_VERSION,
         "rules": rules_fingerprint(),
+        "words": words_fingerprint(),
         "policy": policy.model_dump(mode="json"),
         "packages": {name: _version(name) for name in (MODEL_PACKAGE, "presidio-analyzer", "phonenumbers")},
     }

@@ -149,9 +149,11 @@ def _could_be_token(value: str) -> bool:
         if _CAMEL_CASE.match(value):
             return False
         has_one_case = value.isdigit() or value.islower() or value.isupper()
-        return len(value) >= (24 if has_one_case else 32) and entropy(value) >= 3.0
+        return len(value) >= (24 if has_one_case else 32) and entropy(value) >= 2.5
     digits = sum(character.isdigit() for character in value)
     letters = sum(character.isalpha() for character in value)
+    if digits == 1:
+        return len(value) >= 20 and not (value.islower() or value.isupper()) and entropy(value) >= 3.8
     return digits >= 2 and letters >= 2 and entropy(value) >= 3.0 and not _SLUG.match(value)
 
 
@@ -173,7 +175,8 @@ def _is_random(value: str) -> bool:
 def _is_strong_token(value: str) -> bool:
     """A token long and mixed enough to stand without an assignment."""
     parts = re.split(r"[-_./=+~]", value)
-    return _could_be_token(value) and max(len(part) for part in parts) >= 12
+    digits = sum(character.isdigit() for character in value)
+    return _could_be_token(value) and (max(map(len, parts)) >= 12 or (digits >= 6 and len(value) >= 28))
 
 
 def _could_be_url_password(value: str) -> bool:

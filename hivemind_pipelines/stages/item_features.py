@@ -1,5 +1,7 @@
 """item_features: what matching needs of each original's text, and a vector where there is none."""
 
+from collections.abc import Callable
+from functools import partial
 from uuid import UUID
 
 import numpy as np
@@ -34,7 +36,7 @@ def run(ctx: StageContext) -> FeaturesReceipt:
     after, stored, embedded, without = NIL, 0, 0, 0
     while batch := _read(ctx, after):
         after = batch[-1].item.id
-        change = plan(batch, ctx.services.embedder, ctx.policy.matching)
+        change = plan(batch, ctx.services.embedder, ctx.policy.matching, partial(_show, ctx, stored, due))
         with ctx.store.begin() as conn:
             stored += items.store_features(conn, ctx.org_id, change, stamp=ctx.feature_stamp)
         published += _publish(ctx)
@@ -61,12 +63,22 @@ def _read(ctx: StageContext, after: UUID) -> tuple[Unfeatured, ...]:
         return items.read_unfeatured(conn, ctx.org_id, ctx.feature_stamp, after=after, limit=BATCH)
 
 
-def plan(batch: tuple[Unfeatured, ...], embedder: Embedder, policy: MatchingPolicy) -> StoreFeatures:
+def _show(ctx: StageContext, before: int, due: int, done: int, _of_batch: int) -> None:
+    ctx.progress("item_features", before + done, due)
+
+
+def plan(
+    batch: tuple[Unfeatured, ...],
+    embedder: Embedder,
+    policy: MatchingPolicy,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> StoreFeatures:
     """Features of the batch; vectors of those without an embedding, zero rows for the others."""
     vectors = np.zeros((len(batch), EMBEDDING_DIMENSION), dtype=np.float32)
     lacking = [index for index, row in enumerate(batch) if row.lacks_embedding]
     if lacking:
-        vectors[lacking] = embedder.embed([batch[index].item.content for index in lacking])
+        texts = [batch[index].item.content for index in lacking]
+        vectors[lacking] = embedder.embed(texts, on_progress)
     return StoreFeatures(features.extract_all([row.item for row in batch], policy), vectors)
 
 

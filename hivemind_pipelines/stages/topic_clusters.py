@@ -46,7 +46,10 @@ def run(ctx: StageContext) -> TopicsReceipt:
         if not try_lock(conn, ctx.org_id, "topic_clusters"):
             return receipt.model_copy(update={"outcome": "busy", "applied": 0})
         if plan:
-            topics.apply_topics(conn, ctx.org_id, plan, stamp=ctx.topic_stamp)
+            before = [cluster.fingerprint for cluster in standing]
+            applied = topics.apply_topics(conn, ctx.org_id, plan, standing=before, stamp=ctx.topic_stamp)
+            if applied.dropped:
+                return receipt.model_copy(update={"applied": 0, "dropped": applied.dropped})
         versions = {one.item.id: one.row_version for one in candidates}
         items.stamp_features(conn, ctx.org_id, versions, column="topic_stamp", stamp=ctx.topic_stamp)
     return receipt

@@ -1,6 +1,6 @@
 """Topic clusters as the commons stands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, text
 
@@ -35,9 +35,15 @@ def read_topics(conn: Connection, org_id: OrgId) -> tuple[TopicCluster, ...]:
     )
 
 
+FINGERPRINTS = text("SELECT DISTINCT fingerprint FROM distillation.topic_members WHERE org_id = :org_id")
+
+# A topic whose last member was removed goes too.
 DISSOLVE = text("""
-    DELETE FROM distillation.topic_clusters
-    WHERE org_id = :org_id AND fingerprint = ANY(CAST(:fingerprints AS text[]))
+    DELETE FROM distillation.topic_clusters t
+    WHERE t.org_id = :org_id AND (
+        t.fingerprint = ANY(CAST(:fingerprints AS text[]))
+        OR NOT EXISTS (SELECT FROM distillation.topic_members m
+                       WHERE m.org_id = t.org_id AND m.fingerprint = t.fingerprint))
 """)
 
 INSERT_TOPICS = text("""
@@ -67,9 +73,20 @@ INSERT_MEMBERS = text("""
 
 
 def apply_topics(
-    conn: Connection, org_id: OrgId, plan: Sequence[PlaceTopic | DissolveTopic], *, stamp: str
+    conn: Connection,
+    org_id: OrgId,
+    plan: Sequence[PlaceTopic | DissolveTopic],
+    *,
+    standing: Collection[str],
+    stamp: str,
 ) -> Applied:
-    """Replace dissolved topics by placed ones; dissolving goes first, a member has one topic."""
+    """Replace dissolved topics by placed ones; dissolving goes first, a member has one topic.
+
+    A plan made against other topics than those that stand now is dropped whole: half of it would leave
+    topics with half their members.
+    """
+    if set(conn.execute(FINGERPRINTS, {"org_id": org_id}).scalars()) != set(standing):
+        return Applied(0, len(plan), ())
     gone = [change.fingerprint for change in plan if isinstance(change, DissolveTopic)]
     conn.execute(DISSOLVE, {"org_id": org_id, "fingerprints": gone})
     placed = [change.cluster for change in plan if isinstance(change, PlaceTopic)]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.resources import files
 from uuid import UUID
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hivemind_pipelines.core import matching
+from hivemind_pipelines.core.calibration import terms
 from hivemind_pipelines.core.features import signatures
 from hivemind_pipelines.core.model import (
     Comparison,
@@ -79,6 +81,9 @@ DIFFERENT = [
     ("veto:name", "Install it on Ubuntu servers first", "Install it on Fedora servers first"),
     ("veto:name", "Install the dependencies with npm", "Install the dependencies with yarn"),
     ("veto:name", "The build runs in Jenkins at night", "The build runs in Travis at night"),
+    ("veto:name", "Use Python's `sum(values)` for it", "Use Ruby's `sum(values)` for it"),
+    ("veto:name", "Compress a file: `zip path/to/file`", "Compress a directory: `zip path/to/directory`"),
+    ("veto:name", "Remove a container: `docker rm name`", "Remove an image: `docker rm name`"),
     ("veto:polarity", "Enable the cache for all users", "Disable the cache for all users"),
     ("veto:polarity", "Run migrations before the deploy", "Run migrations after the deploy"),
     ("veto:polarity", "Stop the worker gracefully", "Start the worker gracefully"),
@@ -378,3 +383,16 @@ def test_an_answer_out_of_form_is_none(change: dict[str, object]) -> None:
 @pytest.mark.parametrize("missing", list(GOOD))
 def test_an_answer_with_a_part_missing_is_none(missing: str) -> None:
     assert matching.parse_verdict({key: value for key, value in GOOD.items() if key != missing}) is None
+
+
+def test_the_shipped_model_is_monotone_and_names_what_is_weighed() -> None:
+    document = json.loads(
+        files("hivemind_pipelines.core").joinpath("duplicate_model.json").read_text("utf-8")
+    )
+    scores = dict(compared("Run it twice", "Run it once").scores)
+    similarities = {"cosine", "far_cosine", "shingle_jaccard", "word_jaccard", "containment"}
+    similarities |= {"same_code", "same_code_share"}
+
+    assert document["weights"].keys() == terms(scores).keys()
+    for name, weight in document["weights"].items():
+        assert weight >= 0.0 if name in similarities else weight <= 0.0

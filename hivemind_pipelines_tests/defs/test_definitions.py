@@ -22,9 +22,9 @@ HEAVY = ("spacy", "presidio_analyzer", "onnxruntime", "anthropic", "matplotlib",
 _MEASURE = f"""
 import sys, time
 import dagster
-started = time.perf_counter()
+started = time.process_time()
 import hivemind_pipelines.definitions
-print(time.perf_counter() - started, [name for name in {HEAVY} if name in sys.modules])
+print(time.process_time() - started, [name for name in {HEAVY} if name in sys.modules])
 """
 
 RECEIPTS = [

@@ -31,8 +31,8 @@ _defs = Definitions(assets=[noted], jobs=[define_asset_job("note", [noted])], ex
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> Iterator[DagsterInstance]:
-    with DagsterInstance.local_temp(str(tmp_path)) as opened:
+def instance() -> Iterator[DagsterInstance]:
+    with DagsterInstance.ephemeral() as opened:
         opened.add_dynamic_partitions("orgs", ["acme", "beta"])
         yield opened
 
@@ -72,10 +72,14 @@ def test_one_sweep_deletes_no_more_than_it_may_and_the_next_goes_on(instance: Da
     assert prune(instance, _tomorrow(), batch_size=2, runs_max=3) == 0
 
 
-def test_the_file_of_a_pruned_run_is_gone_too(instance: DagsterInstance) -> None:
-    gone, stays = _note(instance, "acme"), _note(instance, "acme")
-    prune(instance, _tomorrow(), batch_size=10, runs_max=100)
-    storage = instance.event_log_storage
-    assert isinstance(storage, SqliteEventLogStorage)
-    assert not Path(storage.path_for_shard(gone)).exists()
-    assert Path(storage.path_for_shard(stays)).exists()
+def test_on_sqlite_the_file_of_a_pruned_run_is_gone_too(tmp_path: Path) -> None:
+    with DagsterInstance.local_temp(str(tmp_path)) as instance:
+        instance.add_dynamic_partitions("orgs", ["acme", "beta"])
+        gone, stays, other = (_note(instance, org) for org in ("acme", "acme", "beta"))
+        assert prune(instance, _tomorrow(), batch_size=10, runs_max=100) == 1
+        storage = instance.event_log_storage
+        assert isinstance(storage, SqliteEventLogStorage)
+        assert not Path(storage.path_for_shard(gone)).exists()
+        assert Path(storage.path_for_shard(stays)).exists()
+        assert instance.get_materialized_partitions(AssetKey("noted")) == {"acme", "beta"}
+        assert set(instance.get_run_ids()) == {stays, other}

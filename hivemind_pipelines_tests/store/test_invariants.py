@@ -287,6 +287,11 @@ def a_claim_that_outlived_its_lease(commons: Commons) -> UUID:
 
 def an_item_of_another_org_in_a_case(commons: Commons) -> UUID:
     foreign = insert_item(commons.store, "theirs", GLOBEX)
+    # The foreign key makes it impossible; the query must see it where somebody dropped the key.
+    execute(
+        commons.store,
+        "ALTER TABLE distillation.case_items DROP CONSTRAINT case_items_org_id_item_id_fkey",
+    )
     open_case(commons.store, (commons.canonical, foreign))
     return foreign
 
