@@ -209,6 +209,25 @@ are stale by policy section, what was spent on a model today (UTC), and the last
 """
 
 
+#: The tasks whose production code exists; the same names as `evaluation.report.TASKS`.
+EVALUATION_TASKS = ("duplicates", "pii", "secrets", "grounding")
+
+EVALUATE_ABOUT = """\
+Run production code on labelled files and print how right it was. Files are JSON lines, plain or gzip;
+several are counted together and each by itself.
+
+tasks and the keys of their rows:
+  duplicates   pairs: text_a, text_b, label 1 or 0
+               clusters: text, cluster, and org, op, ... as they are known; loaded into a scratch
+               database on the configured or the embedded server, which is dropped afterwards
+  pii          text, spans [[start, end, type], ...]
+  secrets      text, label 1 or 0, spans, neg_kind
+  grounding    text_a (document), text_b (claim), label supported, partially_supported or not_supported
+
+A model is asked about possible pairs when a key is set, within the budget of one run.
+"""
+
+
 class _UsageError(Exception):
     """The words do not parse; the message is one line."""
 
@@ -246,6 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_load(commands)
     _add_distill(commands)
     _add(commands, "status", "how the commons stands, org by org", STATUS_ABOUT)
+    _add_evaluate(commands)
     _add_policy(commands)
     return parser
 
@@ -280,6 +300,26 @@ def _add_distill(commands: "Subparsers") -> None:
         "--allow-mass-change",
         action="store_true",
         help="lift the mass-change breaker for this run; the ledger records it",
+    )
+
+
+def _add_evaluate(commands: "Subparsers") -> None:
+    evaluate = _add(commands, "evaluate", "how right the decisions are, on labelled files", EVALUATE_ABOUT)
+    evaluate.add_argument("task", metavar="TASK", choices=EVALUATION_TASKS, help=", ".join(EVALUATION_TASKS))
+    evaluate.add_argument("files", metavar="FILE", type=Path, nargs="+", help="labelled rows")
+    evaluate.add_argument(
+        "--predictions", metavar="OUT.jsonl", type=Path, help="write every decision with its reason"
+    )
+    evaluate.add_argument(
+        "--plot", metavar="OUT.png", type=Path, help="duplicates: draw precision against recall"
+    )
+    evaluate.add_argument(
+        "--fit",
+        action="store_true",
+        help="duplicates: fit the shipped model again, and try it with each data set left out in turn",
+    )
+    evaluate.add_argument(
+        "--model", metavar="OUT.json", type=Path, help="where --fit writes to, instead of the shipped model"
     )
 
 

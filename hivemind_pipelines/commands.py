@@ -19,6 +19,9 @@ from hivemind_pipelines.core.policy import DistillationPolicy, PolicyError
 from hivemind_pipelines.core.receipts import Receipt
 from hivemind_pipelines.demo import session, telling, terminal
 from hivemind_pipelines.demo.knowledge import DemoToolsMissing
+from hivemind_pipelines.evaluation import session as evaluation
+from hivemind_pipelines.evaluation import terminal as figures
+from hivemind_pipelines.evaluation.labelled import LabelledFileError
 from hivemind_pipelines.services.embedded_postgres import EmbeddedPostgresError, ensure_running
 from hivemind_pipelines.settings import Settings, SettingsError, load_policy
 from hivemind_pipelines.settings import load as load_settings
@@ -42,7 +45,9 @@ class UsageError(Exception):
 
 
 #: Errors whose message is one clear line: the first are the caller's to mend, the others are failures.
-INPUT_ERRORS = (UsageError, IntakeError, SettingsError, PolicyError)
+INPUT_ERRORS = (
+    UsageError, IntakeError, SettingsError, PolicyError, LabelledFileError, evaluation.EvaluationRequestError,
+)  # fmt: skip
 KNOWN_ERRORS = (*INPUT_ERRORS, StoreError, EmbeddedPostgresError, DemoToolsMissing)
 
 
@@ -223,17 +228,22 @@ def _run_assets(
     from hivemind_pipelines.defs.in_process import distill_in_process
     from hivemind_pipelines.defs.resources import Commons
 
-    commons = Commons(settings=settings, policy=policy, store=store)
-    definitions = build_defs({"commons": commons})
-    with presentation.progress("distilling", len(orgs)) as advance:
+    with presentation.progress("distilling", None) as advance:
+        commons = Commons(
+            settings=settings,
+            policy=policy,
+            store=store,
+            progress=advance and (lambda stage, done, total: advance(done, f"{stage} {done:,} of {total:,}")),
+        )
         runs = distill_in_process(
-            definitions,
+            build_defs({"commons": commons}),
             commons,
             orgs,
             stages=stages,
             full=arguments.full,
             allow_mass_change=arguments.allow_mass_change,
-            on_org=advance and (lambda org_id, done, _: advance(done, presentation.printable(org_id))),
+            on_org=advance
+            and (lambda org_id, done, _: advance(done, f"org {presentation.printable(org_id)}")),
         )
     return Distilled(
         {org_id: run.receipts for org_id, run in runs.items()},
@@ -268,6 +278,23 @@ def status(_arguments: argparse.Namespace) -> Answer:
         "last_run_keys": dict(found.last_run_keys),
     }
     return Answer(data, lambda console: presentation.show_status(console, found))
+
+
+def evaluate(arguments: argparse.Namespace) -> Answer:
+    """Production code on labelled files."""
+    settings = load_settings()
+    policy = load_policy(settings)
+    request = evaluation.Request(
+        task=arguments.task,
+        files=tuple(arguments.files),
+        predictions=arguments.predictions,
+        plot=arguments.plot,
+        fit=arguments.fit,
+        model=arguments.model,
+    )
+    with terminal.progress() as progress:
+        data = evaluation.run(request, settings, policy, progress=progress)
+    return Answer(data, lambda console: figures.show(console, data))
 
 
 def policy_show(_arguments: argparse.Namespace) -> Answer:

@@ -4,6 +4,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import cache
+from importlib.resources import files
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -208,8 +210,9 @@ class DistillationPolicy(Section):
         return self.model_copy(update={name: section for name, section in own.items() if section})
 
     def fingerprint(self, group: SectionGroup) -> str:
-        """16 hex digits that change when, and only when, a section of the group changes."""
-        return _fingerprint({name: getattr(self, name) for name in _GROUPS[group]})
+        """16 hex digits that change when, and only when, a section of the group or the code it steers does."""
+        sections = {name: getattr(self, name) for name in _GROUPS[group]}
+        return _fingerprint({**sections, "decision": _decision()} if group == "matching" else sections)
 
     def stamps(self) -> dict[str, str]:
         """The fingerprints of all five groups."""
@@ -245,9 +248,10 @@ class DistillationPolicy(Section):
         return _fingerprint(shape)
 
 
-#: Raised by hand when the code that computes features, or comparisons, changes its output.
+#: Raised by hand when the code that computes features, comparisons or decisions changes its output.
 EXTRACTOR_VERSION = 1
 COMPARISON_VERSION = 1
+DECISION_VERSION = 1
 
 _GROUPS: dict[SectionGroup, tuple[str, ...]] = {
     "matching": ("matching",),
@@ -256,6 +260,13 @@ _GROUPS: dict[SectionGroup, tuple[str, ...]] = {
     "pii": ("pii",),
     "quality": ("quality", "prescreen"),
 }
+
+
+@cache
+def _decision() -> str:
+    """What decides a stored comparison beside the policy: the shipped model and the code around it."""
+    model = files("hivemind_pipelines.core").joinpath("duplicate_model.json").read_bytes()
+    return f"{DECISION_VERSION}:{hashlib.sha256(model).hexdigest()[:16]}"
 
 
 def _fingerprint(values: Mapping[str, object]) -> str:

@@ -12,6 +12,9 @@ SOURCES_MIN = 3
 
 PII_FOUND = "pii_found"
 
+#: Retired by an undo: an operator's word, which no later run takes back.
+UNDONE = "undone"
+
 
 @dataclass(frozen=True, slots=True)
 class StandingSummary:
@@ -121,7 +124,7 @@ def _unsound(summary: StandingSummary) -> str | None:
 def _is_revivable(summary: StandingSummary) -> bool:
     """Whole again and retired by us; what others expired stays expired."""
     is_whole = summary.live_sources == len(summary.source_ids) >= SOURCES_MIN
-    return not summary.is_live and is_whole and summary.retired_reason not in (None, PII_FOUND)
+    return not summary.is_live and is_whole and summary.retired_reason not in (None, PII_FOUND, UNDONE)
 
 
 def _successor(summary: StandingSummary, current: Mapping[str, TopicCluster]) -> str | None:

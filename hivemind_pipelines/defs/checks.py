@@ -15,6 +15,7 @@ from dagster import (
 )
 
 from hivemind_pipelines.core.model import OrgId
+from hivemind_pipelines.defs.partitions import org_of
 from hivemind_pipelines.defs.resources import Commons
 from hivemind_pipelines.store import invariants
 from hivemind_pipelines.store.invariants import Invariant, Violation
@@ -57,14 +58,14 @@ def _asset_of(invariant: Invariant) -> str:
 def invariants_hold(
     context: AssetCheckExecutionContext, commons: ResourceParam[Commons]
 ) -> Iterator[AssetCheckResult]:
-    found = [violation for org_id in context.partition_keys for violation in _violations(commons, org_id)]
+    found = [violation for key in context.partition_keys for violation in _violations(commons, org_of(key))]
     for key in sorted(context.selected_asset_check_keys):
         yield _result(context, key, [violation for violation in found if violation.name == key.name])
 
 
-def _violations(commons: Commons, org_id: str) -> Sequence[Violation]:
+def _violations(commons: Commons, org_id: OrgId) -> Sequence[Violation]:
     with commons.store.read() as connection:
-        return invariants.violations(connection, OrgId(org_id))
+        return invariants.violations(connection, org_id)
 
 
 def _result(

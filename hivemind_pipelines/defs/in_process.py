@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from dagster import (
@@ -20,9 +19,8 @@ from dagster_shared.error import SerializableErrorInfo
 from hivemind_pipelines.core.model import OrgId, Stage
 from hivemind_pipelines.core.receipts import Receipt
 from hivemind_pipelines.defs import tags
-from hivemind_pipelines.defs.partitions import add_orgs, is_partition_key
+from hivemind_pipelines.defs.partitions import add_orgs, partition_key
 from hivemind_pipelines.defs.resources import Commons
-from hivemind_pipelines.stages.distillation import distill
 from hivemind_pipelines.store.connection import StoreError
 
 #: Called with (org, orgs done, orgs in all) before each org's run.
@@ -54,8 +52,7 @@ def distill_in_process(
     """Run the distillation job for each org in turn; one org's failure stops no other.
 
     With `stages`, only those and the report, which closes the run. The runs appear in the UI of `dev`
-    where it has been used with the same home. An org whose id Dagster takes for no partition is distilled
-    without it.
+    where it has been used with the same home.
     """
     run_tags = {tags.FULL: str(full).lower(), tags.ALLOW_MASS_CHANGE: str(allow_mass_change).lower()}
     job = definitions.resolve_job_def("distillation")
@@ -65,13 +62,10 @@ def distill_in_process(
         for done, org_id in enumerate(org_ids):
             if on_org is not None:
                 on_org(org_id, done, len(org_ids))
-            if not is_partition_key(org_id):
-                runs[org_id] = _without_dagster(commons, org_id, stages, full, allow_mass_change)
-                continue
             result = job.execute_in_process(
                 run_config=_QUIET,
                 instance=instance,
-                partition_key=org_id,
+                partition_key=partition_key(org_id),
                 asset_selection=_selection(stages),
                 tags=run_tags,
                 raise_on_error=False,
@@ -84,22 +78,6 @@ def _selection(stages: Sequence[Stage] | None) -> list[AssetKey] | None:
     if stages is None:
         return None
     return [AssetKey(stage.value) for stage in Stage if stage in (*stages, Stage.DISTILLATION_REPORT)]
-
-
-def _without_dagster(
-    commons: Commons, org_id: OrgId, stages: Sequence[Stage] | None, full: bool, allow_mass_change: bool
-) -> OrgRun:
-    receipts = distill(
-        commons.store,
-        commons.services,
-        commons.policy,
-        [org_id],
-        now=datetime.now(UTC),
-        stages=stages,
-        full=full,
-        allow_mass_change=allow_mass_change,
-    )
-    return OrgRun(receipts[org_id])
 
 
 @contextmanager
@@ -117,7 +95,11 @@ def _instance(home: Path) -> Iterator[DagsterInstance]:
 
 def _org_run(result: ExecuteInProcessResult, org_id: OrgId) -> OrgRun:
     succeeded = {event.step_key for event in result.all_events if event.is_step_success}
-    receipts = {stage: result.asset_value(stage.value)[org_id] for stage in Stage if stage.value in succeeded}
+    receipts = {
+        stage: result.asset_value(stage.value)[partition_key(org_id)]
+        for stage in Stage
+        if stage.value in succeeded
+    }
     checks = tuple(check.check_name for check in result.get_asset_check_evaluations() if not check.passed)
     causes = [(event.step_key, _cause(event)) for event in result.all_events if event.is_step_failure]
     if any(cause.cls_name == DagsterExecutionInterruptedError.__name__ for _, cause in causes):

@@ -5,8 +5,8 @@ from typing import get_args
 
 from dagster import InputContext, IOManager, OutputContext
 
-from hivemind_pipelines.core.model import OrgId
 from hivemind_pipelines.core.receipts import Receipt
+from hivemind_pipelines.defs.partitions import org_of
 from hivemind_pipelines.defs.resources import Commons
 from hivemind_pipelines.store import runs
 
@@ -21,18 +21,20 @@ class ReceiptIOManager(IOManager):
         asset = context.asset_key.to_user_string()
         at = datetime.now(UTC)
         with self._commons.store.begin() as connection:
-            for org_id in sorted(obj):
-                payload = obj[org_id].model_dump(mode="json")
-                runs.write_receipt(connection, asset, OrgId(org_id), payload, at)
+            for key in sorted(obj):
+                payload = obj[key].model_dump(mode="json")
+                runs.write_receipt(connection, asset, org_of(key), payload, at)
 
     def load_input(self, context: InputContext) -> dict[str, Receipt]:
         receipt_type = _receipt_type(context.dagster_type.typing_type)
-        org_ids = list(context.asset_partition_keys)
+        org_of_key = {key: org_of(key) for key in context.asset_partition_keys}
         with self._commons.store.read() as connection:
             stored = runs.read_receipts(
-                connection, context.asset_key.to_user_string(), [OrgId(org_id) for org_id in org_ids]
+                connection, context.asset_key.to_user_string(), list(org_of_key.values())
             )
-        return {org_id: receipt_type.model_validate(stored.get(OrgId(org_id), {})) for org_id in org_ids}
+        return {
+            key: receipt_type.model_validate(stored.get(org_id, {})) for key, org_id in org_of_key.items()
+        }
 
 
 def _receipt_type(annotation: object) -> type[Receipt]:

@@ -13,6 +13,7 @@ from hivemind_pipelines.core.model import OrgId, RunId
 from hivemind_pipelines.core.receipts import Receipt
 from hivemind_pipelines.defs import tags
 from hivemind_pipelines.defs.glossary import receipt_metadata
+from hivemind_pipelines.defs.partitions import org_of
 from hivemind_pipelines.defs.resources import Commons
 from hivemind_pipelines.stages import distillation
 from hivemind_pipelines.stages.context import StageContext
@@ -29,13 +30,13 @@ def for_each_org(
 ) -> dict[str, R]:
     """Run a stage for every org of the step; `after` holds the receipts of the asset before."""
     receipts: dict[str, R] = {}
-    for org_id in context.partition_keys:
-        stage_context = _stage_context(context, commons, OrgId(org_id))
-        receipts[org_id] = timed(partial(stage, stage_context))
-        metadata = receipt_metadata(receipts[org_id])
+    for key in context.partition_keys:
+        stage_context = _stage_context(context, commons, org_of(key))
+        receipts[key] = timed(partial(stage, stage_context))
+        metadata = receipt_metadata(receipts[key])
         if after is not None:
-            metadata["upstream"] = MetadataValue.text(after[org_id].outcome)
-        context.add_asset_metadata(metadata, partition_key=org_id)
+            metadata["upstream"] = MetadataValue.text(after[key].outcome)
+        context.add_asset_metadata(metadata, partition_key=key)
     return receipts
 
 
@@ -49,6 +50,10 @@ def timed(stage: Callable[[], R]) -> R:
 def run_identity(dagster_run_id: str, org_id: str) -> RunId:
     """The id of one org's part of a Dagster run: the same for every step of it, whatever the process."""
     return RunId(uuid5(UUID(dagster_run_id), org_id))
+
+
+def _log_progress(context: AssetExecutionContext, stage: str, done: int, total: int) -> None:
+    context.log.info("%s: %d of %d", stage, done, total)
 
 
 def _stage_context(context: AssetExecutionContext, commons: Commons, org_id: OrgId) -> StageContext:
@@ -73,5 +78,5 @@ def _stage_context(context: AssetExecutionContext, commons: Commons, org_id: Org
         services=commons.services,
         full=tags.is_on(run.tags, tags.FULL),
         allow_mass_change=may_change_much,
-        progress=lambda stage, done, total: context.log.info("%s: %d of %d", stage, done, total),
+        progress=commons.progress or partial(_log_progress, context),
     )

@@ -12,7 +12,7 @@ from hivemind_pipelines.core.due import Due
 from hivemind_pipelines.core.model import OrgId
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.defs import tags
-from hivemind_pipelines.defs.partitions import is_partition_key
+from hivemind_pipelines.defs.partitions import partition_key
 from hivemind_pipelines.stages.backlog import Backlogs
 
 #: Runs asked for by one tick; the next tick goes on behind the last org asked for.
@@ -70,8 +70,9 @@ def distillation_requests(
 
 def distillation_request(org_id: OrgId, *, run_key: str | None = None) -> RunRequest:
     """A distillation run of one org, with the tag that keeps it the only one in progress."""
+    key = partition_key(org_id)
     return RunRequest(
-        run_key=run_key, partition_key=org_id, tags={tags.DISTILLATION_ORG: org_id}, job_name="distillation"
+        run_key=run_key, partition_key=key, tags={tags.DISTILLATION_ORG: key}, job_name="distillation"
     )
 
 
@@ -90,8 +91,8 @@ def erasure_requests(
     run_requests = [
         RunRequest(
             run_key=due.run_key(org_id, "erasure", int(now.timestamp() // 30)),
-            partition_key=org_id,
-            tags={tags.ERASURE_ORG: org_id, tags.PRIORITY: "10"},
+            partition_key=partition_key(org_id),
+            tags={tags.ERASURE_ORG: partition_key(org_id), tags.PRIORITY: "10"},
             job_name="erasure",
         )
         for org_id in chosen
@@ -114,12 +115,12 @@ def _choose(
 ) -> list[OrgId]:
     deadline = clock() + BUDGET_S
     busy = _orgs_in_progress(instance, org_tag)
-    waiting = [org_id for org_id in _rotated(candidates, cursor) if org_id not in busy]
+    waiting = [org_id for org_id in _rotated(candidates, cursor) if partition_key(org_id) not in busy]
     chosen: list[OrgId] = []
     for org_id in waiting:
         if len(chosen) == limit or clock() > deadline:
             break
-        if is_partition_key(org_id) and not _in_backoff(instance, org_tag, org_id, policy, now):
+        if not _in_backoff(instance, org_tag, org_id, policy, now):
             chosen.append(org_id)
     return chosen
 
@@ -143,7 +144,7 @@ def _in_backoff(
     instance: DagsterInstance, org_tag: str, org_id: OrgId, policy: DistillationPolicy, now: datetime
 ) -> bool:
     """Whether the org's newest runs failed in a row, and the last one too recently to try again."""
-    records = instance.get_run_records(RunsFilter(tags={org_tag: org_id}), limit=_RECENT_RUNS)
+    records = instance.get_run_records(RunsFilter(tags={org_tag: partition_key(org_id)}), limit=_RECENT_RUNS)
     failures = 0
     while failures < len(records) and records[failures].dagster_run.status is DagsterRunStatus.FAILURE:
         failures += 1

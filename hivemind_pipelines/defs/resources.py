@@ -7,7 +7,7 @@ from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.services.embedded_postgres import ensure_running
 from hivemind_pipelines.settings import Settings, load, load_policy
 from hivemind_pipelines.stages.backlog import ModelStamps
-from hivemind_pipelines.stages.context import Services, build_services
+from hivemind_pipelines.stages.context import Progress, Services, build_services
 from hivemind_pipelines.store import runs
 from hivemind_pipelines.store.connection import Store, StoreError, open_store
 
@@ -22,7 +22,9 @@ class Commons:
         policy: DistillationPolicy | None = None,
         store: Store | None = None,
         services: Services | None = None,
+        progress: Progress | None = None,
     ) -> None:
+        self.progress = progress
         self._settings = settings
         self._policy = policy
         self._store = store

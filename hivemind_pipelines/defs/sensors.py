@@ -16,7 +16,7 @@ from dagster import (
 from hivemind_pipelines.defs import policies
 from hivemind_pipelines.defs.jobs import distillation, erasure
 from hivemind_pipelines.defs.lost_runs import fail_lost_runs
-from hivemind_pipelines.defs.partitions import is_partition_key, missing_orgs, orgs
+from hivemind_pipelines.defs.partitions import missing_keys, orgs
 from hivemind_pipelines.defs.requests import Requested, distillation_requests, erasure_requests
 from hivemind_pipelines.defs.resources import Commons
 from hivemind_pipelines.stages import backlog
@@ -90,12 +90,9 @@ def _result(
     org_ids: Iterable[str],
     events: Sequence[AssetMaterialization] = (),
 ) -> SensorResult:
-    org_ids = list(org_ids)
-    if refused := sum(not is_partition_key(org_id) for org_id in org_ids):
-        context.log.warning("%d orgs have ids that Dagster refuses: distil them by hand", refused)
-    added = missing_orgs(context.instance, org_ids)[:NEW_ORGS_PER_TICK]
+    missing = missing_keys(context.instance, org_ids)
     asked_for = {request.partition_key for request in requested.run_requests}
-    new_orgs = sorted({*added, *missing_orgs(context.instance, filter(None, asked_for))})
+    new_orgs = sorted({*missing[:NEW_ORGS_PER_TICK], *(key for key in missing if key in asked_for)})
     return SensorResult(
         run_requests=requested.run_requests or None,
         skip_reason=None if requested.run_requests else requested.reason,

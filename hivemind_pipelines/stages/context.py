@@ -17,7 +17,7 @@ from hivemind_pipelines.store.connection import Store
 Progress = Callable[[str, int, int], None]
 
 
-def _silent(_stage: str, _done: int, _total: int) -> None:
+def silent(_stage: str, _done: int, _total: int) -> None:
     """Report nothing."""
 
 
@@ -81,7 +81,7 @@ class StageContext:
     full: bool = False
     allow_mass_change: bool = False
     planned: Planned = field(default_factory=Planned)
-    progress: Progress = _silent
+    progress: Progress = silent
     clock: Callable[[], datetime] = _now
 
     @property

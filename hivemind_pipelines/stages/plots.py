@@ -21,13 +21,14 @@ _CLUSTER_BARS: dict[ClusterKind, tuple[float, str, str]] = {
 
 def cluster_sizes(sizes: Sequence[ClusterSize]) -> bytes:
     """How many duplicate clusters and topics there are of each size."""
+    from matplotlib.ticker import MaxNLocator
 
     def draw(axes: "Axes") -> None:
         for kind, (offset, colour, label) in _CLUSTER_BARS.items():
             own = [size for size in sizes if size.kind == kind]
             places = [size.size + offset for size in own]
             axes.bar(places, [size.count for size in own], 0.4, color=colour, label=label)
-        axes.set_xticks(sorted({size.size for size in sizes}))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     return _png(draw, title="Cluster sizes", x="items in the cluster", y="clusters")
 
@@ -46,6 +47,7 @@ def similarities(bins: Sequence[SimilarityBin], *, width: float) -> bytes:
         together = [part.merged / max(merged, 1) for part in bins]
         axes.bar(middles, apart, width * 0.95, color=_CALM, label=f"not merged ({unmerged:,})")
         axes.bar(middles, together, width * 0.45, color=_STRONG, label=f"merged ({merged:,})")
+        axes.set_xlim(0.0, 1.0)
 
     return _png(draw, title="Similarity of compared pairs", x="cosine similarity", y="share of pairs")
 

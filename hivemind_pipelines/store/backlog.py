@@ -120,7 +120,7 @@ BACKLOG = text(f"""
                count(*) FILTER (WHERE s.summary_id IS NULL AND j.fingerprint IS NULL) AS actionable,
                count(*) FILTER (WHERE i.expired_at IS NOT NULL AND i.deleted_at IS NULL
                                 AND i.content_hash = s.content_hash
-                                AND s.retired_reason <> 'pii_found') AS revivable
+                                AND s.retired_reason NOT IN ('pii_found', 'undone')) AS revivable
         FROM distillation.topic_clusters t
         JOIN orgs o ON o.org_id = t.org_id
         LEFT JOIN distillation.summaries s ON s.org_id = t.org_id AND s.fingerprint = t.fingerprint

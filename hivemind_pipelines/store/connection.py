@@ -121,6 +121,12 @@ def try_lock(connection: Connection, org_id: OrgId, stage: str) -> bool:
     return bool(connection.execute(statement, {"name": f"hivemind_pipelines:{stage}:{org_id}"}).scalar_one())
 
 
+def wait_lock(connection: Connection, org_id: OrgId, stage: str) -> None:
+    """Take the advisory lock of `try_lock`, waiting as long as for any other lock."""
+    statement = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+    connection.execute(statement, {"name": f"hivemind_pipelines:{stage}:{org_id}"})
+
+
 def copy_rows(
     connection: Connection, table: str, columns: Sequence[str], rows: Iterator[Sequence[object]]
 ) -> None:

@@ -29,10 +29,11 @@ from hivemind_pipelines.store.ledger import Entry
 
 LIVE = "k.expired_at IS NULL AND k.deleted_at IS NULL"
 
-#: A summary is what we registered as one, or what a server's own distillation marked as one.
+#: A summary is what we registered as one, or what a server's own distillation marked as one. A scalar
+#: subquery, because right after a bulk load the planner answers NOT EXISTS with a quadratic join.
 ORIGINAL = """
-    NOT EXISTS (SELECT FROM distillation.registered_items r
-                WHERE r.org_id = k.org_id AND r.item_id = k.id AND r.kind = 'summary')
+    (SELECT r.kind FROM distillation.registered_items r
+     WHERE r.org_id = k.org_id AND r.item_id = k.id) IS DISTINCT FROM 'summary'
     AND NOT (k.source_agent_id = 'distillation' AND jsonb_typeof(k.tags) = 'object'
              AND k.tags -> 'distilled' = 'true'::jsonb)
 """

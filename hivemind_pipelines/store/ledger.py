@@ -29,8 +29,8 @@ ChangeName = Literal[
     "restore",
     "import_merge",
     "import_derivation",
-    "lose",
-    "restore",
+    "judge",
+    "decide_case",
 ]
 
 
@@ -40,8 +40,9 @@ class Entry:
 
     Values are JSON's own, UUID or datetime. `merge`: before {expired_at, canonical, canonical_tags},
     after {expired_at, canonical}. `repoint`: {canonical} twice. `unmerge`: the merge's inverse, with a
-    reason in after. The subject of `open_case` is the case, of `publish`, `revive`, `retire` and
-    `import_derivation` the summary, of `flag` and `unflag` the pending row, else the item.
+    reason in after. The subject of `open_case` and `decide_case` is the case, of `publish`, `revive`,
+    `retire` and `import_derivation` the summary, of `flag` and `unflag` the pending row, of `judge` the
+    pair, else the item.
     """
 
     change: ChangeName

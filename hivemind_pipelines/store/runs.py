@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from hivemind_pipelines.core.model import OrgId, RunId
 from hivemind_pipelines.core.policy import DistillationPolicy
 
-Job = Literal["distillation", "quality", "erasure"]
+Job = Literal["distillation", "quality", "erasure", "undo", "review"]
 RunStatus = Literal["running", "finished", "failed"]
 LastRunKey = Literal["distillation_last_run", "quality_aggregation_last_run"]
 

@@ -5,9 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from psycopg import errors
 from sqlalchemy import Connection, make_url, text
-from sqlalchemy.exc import DBAPIError
 
 from hivemind_pipelines.store.connection import Store, StoreError, open_store
 from hivemind_pipelines.store.migrations.migrate import migrate
@@ -43,19 +41,14 @@ def scratch_store(server_url: str) -> Iterator[Store]:
 
 def _create(server: Store) -> str:
     name = f"{PREFIX}_{int(time.time())}_{secrets.token_hex(4)}"
-    try:
-        with server.session("AUTOCOMMIT") as session:
-            _sweep(session)
-            # template0 holds nothing an operator may have added to template1.
-            session.execute(text(f'CREATE DATABASE "{name}" TEMPLATE template0'))
-            # Nothing in it has to survive a crash.
-            session.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = off'))
-    except StoreError as error:
-        raise ScratchRefusedError(str(error)) from None
-    except DBAPIError as error:
-        if not isinstance(error.orig, errors.InsufficientPrivilege | errors.ObjectInUse):
-            raise
-        raise ScratchRefusedError(f"cannot create a scratch database: {error.orig}") from None
+    with server.session("AUTOCOMMIT") as session:
+        if not session.execute(MAY_CREATE).scalar_one():
+            raise ScratchRefusedError("its role may not create databases")
+        _sweep(session)
+        # template0 holds nothing an operator may have added to template1.
+        session.execute(text(f'CREATE DATABASE "{name}" TEMPLATE template0'))
+        # Nothing in it has to survive a crash.
+        session.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = off'))
     return name
 
 
@@ -65,6 +58,8 @@ def _migrate(store: Store) -> None:
     except StoreError as error:
         raise ScratchRefusedError(str(error)) from None
 
+
+MAY_CREATE = text("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
 
 ABANDONED = text("""
     -- Our own scratch databases of at least that age with nobody connected.

@@ -388,6 +388,30 @@ llm_verdicts = _own(
     CheckConstraint('a_hash <= b_hash COLLATE "C"'),
 )
 
+pair_verdicts = _own(
+    "pair_verdicts",
+    _org(),
+    _needed("a_id", Uuid),
+    _needed("b_id", Uuid),
+    _needed("pair_id", Uuid),
+    _needed("a_hash", HASH),
+    _needed("b_hash", HASH),
+    _needed("verdict", Text),
+    _needed("source", Text),
+    _optional("reason", Text),
+    _needed("decided_by", Text),
+    _needed("decided_at", MOMENT),
+    _needed("run_id", Uuid),
+    PrimaryKeyConstraint("org_id", "a_id", "b_id"),
+    CheckConstraint("a_id < b_id"),
+    CheckConstraint("verdict IN ('same', 'distinct')"),
+    CheckConstraint("source IN ('review', 'undo')"),
+    _refers("org_id a_id", "registered_items", "org_id item_id", ondelete="CASCADE"),
+    _refers("org_id b_id", "registered_items", "org_id item_id", ondelete="CASCADE"),
+    Index("pair_verdicts_b", "org_id", "b_id"),
+    Index("pair_verdicts_pair", "org_id", "pair_id"),
+)
+
 llm_spend = _own(
     "llm_spend",
     Column("id", BigInteger, Identity(always=True), primary_key=True),
@@ -432,7 +456,7 @@ runs = _own(
     _needed("counts", JSONB, "'{}'"),
     _needed("allowed", JSONB, "'[]'"),
     PrimaryKeyConstraint("run_id"),
-    CheckConstraint("job IN ('distillation', 'quality', 'erasure')"),
+    CheckConstraint("job IN ('distillation', 'quality', 'erasure', 'undo', 'review')"),
     CheckConstraint("status IN ('running', 'finished', 'failed')"),
     CheckConstraint("(status = 'running') = (finished_at IS NULL)"),
     Index("runs_org", "org_id", "job", text("as_of DESC")),

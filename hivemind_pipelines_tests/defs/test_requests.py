@@ -11,6 +11,7 @@ from hivemind_pipelines.core.due import GateReading, OrgBacklog
 from hivemind_pipelines.core.model import OrgId, Stage
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.defs import tags
+from hivemind_pipelines.defs.partitions import partition_key
 from hivemind_pipelines.defs.requests import Requested, distillation_requests, erasure_requests
 from hivemind_pipelines.stages.backlog import Backlogs
 
@@ -116,8 +117,9 @@ def test_one_success_ends_the_backoff(instance: DagsterInstance) -> None:
     assert _asked(distillation_requests(instance, _backlogs("acme"), POLICY, NOW)) == ["acme"]
 
 
-def test_an_org_that_cannot_be_a_partition_is_left_out(instance: DagsterInstance) -> None:
-    assert _asked(distillation_requests(instance, _backlogs("a...b", "acme"), POLICY, NOW)) == ["acme"]
+def test_an_org_whose_id_dagster_refuses_is_asked_for_by_its_key(instance: DagsterInstance) -> None:
+    asked = _asked(distillation_requests(instance, _backlogs("a...b", "acme"), POLICY, NOW))
+    assert asked == [partition_key("a...b"), "acme"]
 
 
 def test_an_erasure_goes_ahead_and_waits_for_no_distillation(instance: DagsterInstance) -> None:

@@ -1,16 +1,23 @@
 """Merges are held against the mapping that ruff's code prefixes declare."""
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
 
 from hivemind_pipelines.core.model import Category, ItemId, OrgId
-from hivemind_pipelines.demo.evaluation import compare_with_mapping, declared_counterpart, declared_pairs
+from hivemind_pipelines.demo.evaluation import (
+    RulePair,
+    compare_with_mapping,
+    declared_counterpart,
+    declared_pairs,
+)
 from hivemind_pipelines.demo.knowledge import PLATFORM, SECURITY, Rule, RuleItem, Tool
 
 
 def item(number: int, tool: Tool, code: str, org_id: OrgId = PLATFORM) -> RuleItem:
-    return RuleItem(ItemId(UUID(int=number)), org_id, Rule(tool, code, code, code, Category.TOOLING))
+    rule = Rule(tool, code, code, Category.TOOLING, f"{tool} {code}")
+    return RuleItem(ItemId(UUID(int=number)), org_id, rule, rule.message)
 
 
 ARGS, ARGS_PYLINT = item(1, "ruff", "PLR0913"), item(2, "pylint", "R0913")
@@ -41,11 +48,11 @@ def test_pairs_are_declared_only_where_an_org_holds_both_rules() -> None:
 
     pairs = declared_pairs((*ITEMS, elsewhere, bandit))
 
-    assert [(pair.ruff, pair.other) for pair in pairs] == [
-        (DEFAULT, DEFAULT_BUGBEAR),
-        (ARGS, ARGS_PYLINT),
-        (ASSERT, ASSERT_BANDIT),
-    ]
+    assert pairs == (
+        RulePair(PLATFORM, DEFAULT.rule, DEFAULT_BUGBEAR.rule),
+        RulePair(PLATFORM, ARGS.rule, ARGS_PYLINT.rule),
+        RulePair(SECURITY, ASSERT.rule, ASSERT_BANDIT.rule),
+    )
 
 
 def test_merges_agree_contradict_or_are_not_covered() -> None:
@@ -60,7 +67,8 @@ def test_merges_agree_contradict_or_are_not_covered() -> None:
     agreement = compare_with_mapping((*ITEMS, stranger), canonical_of, {})
 
     assert agreement.merge_counts() == {"agrees": 2, "contradicts": 1, "uncovered": 1}
-    assert [(m.ruff, m.other) for m in agreement.merges if m.verdict == "contradicts"] == [(ARGS, stranger)]
+    assert dict(agreement.merges)[RulePair(PLATFORM, ARGS.rule, stranger.rule)] == "contradicts"
+    assert agreement.verbatim_count == 0
 
 
 def test_a_declared_pair_is_merged_possible_or_missed() -> None:
@@ -78,4 +86,21 @@ def test_a_declared_pair_is_merged_possible_or_missed() -> None:
 def test_two_rules_that_follow_one_canonical_count_as_merged() -> None:
     agreement = compare_with_mapping(ITEMS, {ARGS.id: UNUSED.id, ARGS_PYLINT.id: UNUSED.id}, {})
 
-    assert dict(agreement.fates)[declared_pairs((ARGS, ARGS_PYLINT))[0]] == "merged"
+    assert dict(agreement.fates)[RulePair(PLATFORM, ARGS.rule, ARGS_PYLINT.rule)] == "merged"
+
+
+def test_rules_that_share_a_text_count_as_merged_and_as_verbatim() -> None:
+    shared = replace(ARGS_PYLINT, id=ARGS.id)
+
+    agreement = compare_with_mapping((ARGS, shared), {}, {})
+
+    assert agreement.merge_counts()["agrees"] == agreement.verbatim_count == 1
+
+
+def test_one_merged_text_of_two_makes_the_rules_merged() -> None:
+    explanation = replace(ARGS, id=ItemId(UUID(int=20)))
+    other = replace(ARGS_PYLINT, id=ItemId(UUID(int=21)))
+
+    agreement = compare_with_mapping((*ITEMS, explanation, other), {other.id: explanation.id}, {})
+
+    assert agreement.merge_counts()["agrees"] == 1

@@ -22,7 +22,7 @@ from hivemind_pipelines.core.receipts import (
 from hivemind_pipelines.defs.assets import columns
 from hivemind_pipelines.defs.glossary import described, stages_table, table_schema
 from hivemind_pipelines.defs.org_runs import for_each_org
-from hivemind_pipelines.defs.partitions import backfill_policy, orgs
+from hivemind_pipelines.defs.partitions import backfill_policy, orgs, partition_key
 from hivemind_pipelines.defs.policies import policy_key
 from hivemind_pipelines.defs.resources import Commons
 from hivemind_pipelines.stages import cluster_summaries as summaries_stage
@@ -243,9 +243,10 @@ def _report(
     context: AssetExecutionContext, by_stage: Mapping[Stage, Mapping[str, Receipt]], stage: StageContext
 ) -> ReportReceipt:
     """Report what this very run did; the receipt of a stage that was no part of it is an older run's."""
-    receipts = {name: of_orgs[stage.org_id] for name, of_orgs in by_stage.items()}
+    key = partition_key(stage.org_id)
+    receipts = {name: of_orgs[key] for name, of_orgs in by_stage.items()}
     of_this_run = {name: one for name, one in receipts.items() if one.run_id == stage.run_id}
-    context.add_asset_metadata({"stages": stages_table(of_this_run)}, partition_key=stage.org_id)
+    context.add_asset_metadata({"stages": stages_table(of_this_run)}, partition_key=key)
     return report_stage.run(stage, of_this_run)
 
 

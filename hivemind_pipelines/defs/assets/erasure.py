@@ -5,12 +5,11 @@ from functools import partial
 
 from dagster import AssetExecutionContext, ResourceParam, asset
 
-from hivemind_pipelines.core.model import OrgId
 from hivemind_pipelines.core.receipts import ErasureReceipt
 from hivemind_pipelines.defs.assets import columns
 from hivemind_pipelines.defs.glossary import described, receipt_metadata, table_schema
 from hivemind_pipelines.defs.org_runs import run_identity, timed
-from hivemind_pipelines.defs.partitions import backfill_policy, orgs
+from hivemind_pipelines.defs.partitions import backfill_policy, org_of, orgs
 from hivemind_pipelines.defs.resources import Commons
 from hivemind_pipelines.stages import erasure_propagation as erasure_stage
 
@@ -33,11 +32,10 @@ def erasure_propagation(
     context: AssetExecutionContext, commons: ResourceParam[Commons]
 ) -> dict[str, ErasureReceipt]:
     receipts: dict[str, ErasureReceipt] = {}
-    for org_id in context.partition_keys:
+    for key in context.partition_keys:
+        org_id = org_of(key)
         run_id = run_identity(context.run.run_id, org_id)
         at = datetime.now(UTC)
-        receipts[org_id] = timed(
-            partial(erasure_stage.run, commons.store, at, commons.policy, run_id, OrgId(org_id))
-        )
-        context.add_asset_metadata(receipt_metadata(receipts[org_id]), partition_key=org_id)
+        receipts[key] = timed(partial(erasure_stage.run, commons.store, at, commons.policy, run_id, org_id))
+        context.add_asset_metadata(receipt_metadata(receipts[key]), partition_key=key)
     return receipts

@@ -1,0 +1,279 @@
+"""Fitting the duplicate model: a logistic regression whose signs are fixed, with data sets left out in turn."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hivemind_pipelines.core import calibration, matching
+from hivemind_pipelines.core.model import Comparison
+from hivemind_pipelines.core.policy import MatchingPolicy
+from hivemind_pipelines.evaluation.metrics import Confusion, auc, precision_recall, recall_at_precision
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+#: Terms that may only speak for a duplicate; every other term may only speak against one.
+SIMILARITIES = frozenset(
+    {
+        "cosine",
+        "far_cosine",
+        "shingle_jaccard",
+        "word_jaccard",
+        "containment",
+        "same_code",
+        "same_code_share",
+    }
+)
+
+#: No file may teach that such a change weighs less than this: what is rare in one text is common in another.
+CEILINGS: Mapping[str, float] = {
+    "word": -1.0,
+    "word_share": -2.0,
+    "word_added": -0.3,
+    "word_added_share": -2.0,
+    "name_added": -0.5,
+    "name_added_share": -2.0,
+    "code_added": -1.0,
+    "code_added_share": -2.0,
+    "number_added": -1.5,
+    "quantifier_added": -0.7,
+    "flag_added": -3.0,
+    "both_sides_lone": -0.3,
+    "sentences_moved": -0.3,
+    "moved": -0.2,
+    "synonym": -0.2,
+    "operator": -0.3,
+    "spelling": -0.1,
+    "inflection": -0.1,
+    "placeholder": -0.1,
+    "function": -0.05,
+}
+
+#: Pairs with hardly a word in common are the many easy ones of a cluster file.
+FAR_WEIGHT = 0.2
+L2 = 1e-4
+STEPS_MAX = 100
+STEP_MIN = 1e-6
+SWEEPS_MAX = 500
+DIGITS = 4
+PRECISION_MIN = 0.99
+
+SHIPPED_MODEL = "duplicate_model.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A bias and a weight for each term of `calibration.terms`, in its order."""
+
+    names: tuple[str, ...]
+    bias: float
+    weights: Floats
+
+    def probability(self, terms: Floats) -> Floats:
+        """The chance of each row of shape (n, k) to be one statement."""
+        chance: Floats = 1.0 / (1.0 + np.exp(-np.clip(terms @ self.weights + self.bias, -30.0, 30.0)))
+        return chance
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One data set: its compared pairs as terms of shape (n, k), and how many pairs are labelled in all."""
+
+    name: str
+    names: tuple[str, ...]
+    terms: Floats
+    labels: Flags
+    is_vetoed: Flags
+    is_in_range: Flags
+    is_same_normalised: Flags
+    cosine: Floats
+    positives: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """How a model fitted without a data set does on it."""
+
+    name: str
+    pairs: int
+    positives: int
+    counted: Confusion
+    auc: float | None
+    cosine_auc: float | None
+    recall_at_precision_99: float
+
+    def figures(self) -> dict[str, object]:
+        """For the training report."""
+        return {
+            "pairs": self.pairs,
+            "positives": self.positives,
+            "automatic": {"precision": self.counted.precision, "recall": self.counted.recall},
+            "auc": self.auc,
+            "cosine_auc": self.cosine_auc,
+            "recall_at_precision_99": self.recall_at_precision_99,
+        }
+
+
+def sample(name: str, compared: Iterable[tuple[Comparison, bool]], positives: int) -> Sample | None:
+    """A data set from comparisons with their labels; None when nothing was compared."""
+    terms: list[list[float]] = []
+    flags: list[tuple[bool, bool, bool, bool]] = []
+    cosine: list[float] = []
+    names: tuple[str, ...] = ()
+    for comparison, label in compared:
+        scores = dict(comparison.scores)
+        weighed = calibration.terms(scores)
+        names = names or tuple(weighed)
+        terms.append(list(weighed.values()))
+        cosine.append(scores["cosine"])
+        in_range = calibration.is_in_range(scores)
+        flags.append((label, bool(comparison.vetoes), in_range, bool(scores["same_normalised"])))
+    if not terms:
+        return None
+    labels, is_vetoed, is_in_range, is_same_normalised = np.array(flags, dtype=bool).T
+    return Sample(
+        name=name,
+        names=names,
+        terms=np.array(terms),
+        labels=labels,
+        is_vetoed=is_vetoed,
+        is_in_range=is_in_range,
+        is_same_normalised=is_same_normalised,
+        cosine=np.array(cosine),
+        positives=positives,
+    )
+
+
+def fit(samples: Sequence[Sample]) -> Model:
+    """The model of the samples, each of equal weight; vetoed pairs teach nothing, they never merge."""
+    names = samples[0].names
+    known = [part for part in samples if not part.is_vetoed.all()]
+    rows = np.vstack([part.terms[~part.is_vetoed] for part in known])
+    labels = np.concatenate([part.labels[~part.is_vetoed] for part in known]).astype(np.float64)
+    weights = np.concatenate([_weights(part) / len(known) for part in known])
+    design = np.column_stack((np.ones(len(rows)), rows))
+    lower, upper = _bounds(names)
+    found = _solve(design, labels, weights, lower, upper)
+    return Model(names, float(found[0]), found[1:])
+
+
+def left_out(samples: Sequence[Sample], policy: MatchingPolicy) -> tuple[LeftOut, ...]:
+    """Each sample under the model of the others; none when there is only one."""
+    if len(samples) < 2:
+        return ()
+    return tuple(
+        judge(fit([other for other in samples if other is not part]), part, policy) for part in samples
+    )
+
+
+def judge(model: Model, part: Sample, policy: MatchingPolicy) -> LeftOut:
+    """What matching would decide of a sample with that model in place of the shipped one."""
+    chance = model.probability(part.terms)
+    probability = np.where(part.is_vetoed, np.minimum(chance, matching.VETOED_PROBABILITY_MAX), chance)
+    probability = np.where(part.is_same_normalised & ~part.is_vetoed, 1.0, probability)
+    merged = part.is_same_normalised | (part.is_in_range & (chance >= policy.duplicate_min))
+    merged &= ~part.is_vetoed
+    tp = int((merged & part.labels).sum())
+    counted = Confusion(tp, int(merged.sum()) - tp, part.positives - tp)
+    curve = precision_recall(probability, part.labels, positives=part.positives)
+    return LeftOut(
+        name=part.name,
+        pairs=len(part.labels),
+        positives=part.positives,
+        counted=counted,
+        auc=auc(probability, part.labels),
+        cosine_auc=auc(part.cosine, part.labels),
+        recall_at_precision_99=recall_at_precision(curve, PRECISION_MIN),
+    )
+
+
+def document(model: Model, samples: Sequence[Sample], tried: Sequence[LeftOut]) -> dict[str, object]:
+    """The model as it is shipped: the limits in force, and a report of what it was fitted on."""
+    weights = {
+        name: round(float(value), DIGITS) + 0.0
+        for name, value in zip(model.names, model.weights, strict=True)
+    }
+    return {
+        "bias": round(model.bias, DIGITS),
+        "weights": weights,
+        "limits": json.loads(shipped_model().read_text("utf-8"))["limits"],
+        "training": {
+            "fitted_on": {
+                part.name: {"pairs": len(part.labels), "positives": part.positives} for part in samples
+            },
+            "left_out_in_turn": {result.name: result.figures() for result in tried},
+        },
+    }
+
+
+def shipped_model() -> Path:
+    """The file that matching reads its model from."""
+    return Path(str(files("hivemind_pipelines.core").joinpath(SHIPPED_MODEL)))
+
+
+def _weights(part: Sample) -> Floats:
+    """Weights of a sample's pairs without a veto, summing to one."""
+    is_far = part.terms[~part.is_vetoed, part.names.index("far")] > 0.0
+    weights = np.where(is_far, FAR_WEIGHT, 1.0)
+    scaled: Floats = weights / weights.sum()
+    return scaled
+
+
+def _bounds(names: Sequence[str]) -> tuple[Floats, Floats]:
+    """The smallest and largest value of the bias, which is free, and of each weight."""
+    lower = [0.0 if name in SIMILARITIES else -np.inf for name in names]
+    upper = [np.inf if name in SIMILARITIES else CEILINGS.get(name, 0.0) for name in names]
+    return np.array([-np.inf, *lower]), np.array([np.inf, *upper])
+
+
+def _solve(design: Floats, labels: Floats, weights: Floats, lower: Floats, upper: Floats) -> Floats:
+    """Projected Newton steps on the penalised log-loss until none moves a weight noticeably."""
+    penalty = np.full(design.shape[1], L2)
+    penalty[0] = 0.0
+    now = np.clip(np.zeros(design.shape[1]), lower, upper)
+    loss = _loss(design, labels, weights, penalty, now)
+    for _ in range(STEPS_MAX):
+        chance = 1.0 / (1.0 + np.exp(-np.clip(design @ now, -30.0, 30.0)))
+        gradient = design.T @ (weights * (chance - labels)) + penalty * now
+        curvature = (design * (weights * chance * (1.0 - chance))[:, None]).T @ design
+        # A term that no pair has would leave its own row empty.
+        curvature += np.diag(penalty + 1e-12)
+        step = _box_minimum(curvature, gradient, now, lower, upper) - now
+        size = 1.0
+        while size > STEP_MIN and _loss(design, labels, weights, penalty, now + size * step) > loss:
+            size /= 2.0
+        now = now + size * step
+        loss = _loss(design, labels, weights, penalty, now)
+        if float(np.abs(size * step).max()) < STEP_MIN:
+            break
+    return now
+
+
+def _loss(design: Floats, labels: Floats, weights: Floats, penalty: Floats, at: Floats) -> float:
+    logits = design @ at
+    return float(
+        (weights * (np.logaddexp(0.0, logits) - labels * logits)).sum() + 0.5 * (penalty * at**2).sum()
+    )
+
+
+def _box_minimum(curvature: Floats, gradient: Floats, now: Floats, lower: Floats, upper: Floats) -> Floats:
+    """The minimum of the quadratic model within the bounds, coordinate by coordinate."""
+    found = now.copy()
+    slope = gradient.copy()
+    for _ in range(SWEEPS_MAX):
+        largest = 0.0
+        for place in range(len(found)):
+            wanted = found[place] - slope[place] / curvature[place, place]
+            moved = float(np.clip(wanted, lower[place], upper[place])) - found[place]
+            if moved:
+                found[place] += moved
+                slope += moved * curvature[place]
+                largest = max(largest, abs(moved))
+        if largest < STEP_MIN / 10.0:
+            break
+    return found

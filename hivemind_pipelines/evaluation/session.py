@@ -1,0 +1,274 @@
+"""evaluate: production code on labelled files, from the request to the figures."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO, TypeVar, assert_never
+
+from hivemind_pipelines.core.model import Comparison
+from hivemind_pipelines.core.policy import DistillationPolicy
+from hivemind_pipelines.evaluation import (
+    duplicate_clusters,
+    duplicate_pairs,
+    fitting,
+    grounding,
+    labelled,
+    pii,
+    plots,
+    secrets,
+)
+from hivemind_pipelines.evaluation.duplicate_clusters import DistilledFile
+from hivemind_pipelines.evaluation.fitting import Sample
+from hivemind_pipelines.evaluation.metrics import Confusion, pairs_within
+from hivemind_pipelines.evaluation.report import Evaluation, Prediction, Task
+from hivemind_pipelines.services.embedded_postgres import ensure_running
+from hivemind_pipelines.settings import Settings
+from hivemind_pipelines.stages.context import Progress, Services, build_services
+from hivemind_pipelines.store import outcomes
+from hivemind_pipelines.store.connection import Store
+from hivemind_pipelines.store.scratch import ScratchRefusedError, scratch_store
+
+Row = TypeVar("Row")
+
+_log = logging.getLogger(__name__)
+
+
+class EvaluationRequestError(ValueError):
+    """A request that cannot be met as it stands; the message is one clear line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to evaluate, and where to write predictions, plot and, with `fit`, the model."""
+
+    task: Task
+    files: tuple[Path, ...]
+    predictions: Path | None = None
+    plot: Path | None = None
+    fit: bool = False
+    model: Path | None = None
+
+
+def run(
+    request: Request,
+    settings: Settings,
+    policy: DistillationPolicy,
+    *,
+    progress: Progress | None = None,
+    services: Services | None = None,
+) -> dict[str, object]:
+    """The figures of the contract, after everything that was asked for is written.
+
+    Raises EvaluationRequestError and labelled.LabelledFileError, before anything slow is begun, where it can.
+    """
+    started = time.monotonic()
+    _refuse_unfit(request)
+    with ExitStack() as stack:
+        target = None if request.predictions is None else stack.enter_context(_open(request.predictions))
+        evaluation = _evaluate(request, settings, policy, services, progress or _silent)
+        if target is not None:
+            _write(evaluation.predictions, target)
+        if request.plot is not None:
+            _save(request.plot, plots.precision_recall_png(evaluation))
+    return evaluation.data(seconds=time.monotonic() - started)
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Report nothing."""
+
+
+def _refuse_unfit(request: Request) -> None:
+    if len(set(request.files)) < len(request.files):
+        raise EvaluationRequestError("a file is named twice")
+    if request.task != "duplicates" and (request.plot or request.fit or request.model):
+        raise EvaluationRequestError("--plot, --fit and --model belong to the task duplicates")
+    if request.model is not None and not request.fit:
+        raise EvaluationRequestError("--model is where --fit writes to")
+    if request.fit and (request.plot or request.predictions):
+        raise EvaluationRequestError("--fit writes the model alone: ask for predictions in a run of its own")
+    for path in (request.plot, request.model):
+        if path is not None and not path.parent.is_dir():
+            raise EvaluationRequestError(f"cannot write {path}: no such directory")
+
+
+def _evaluate(
+    request: Request,
+    settings: Settings,
+    policy: DistillationPolicy,
+    services: Services | None,
+    progress: Progress,
+) -> Evaluation:
+    files = request.files
+    match request.task:
+        case "duplicates":
+            able = replace(services or build_services(settings, policy), reports_dir=None)
+            if request.fit:
+                return _fit(request, settings, policy, able, progress)
+            return _duplicates(files, settings, policy, able, progress)
+        case "pii":
+            return pii.report(pii.scan(_read(files, labelled.read_spans), policy.pii, progress))
+        case "secrets":
+            return secrets.report(secrets.scan(_read(files, labelled.read_secrets), policy.pii, progress))
+        case "grounding":
+            return grounding.report(
+                grounding.check(_read(files, labelled.read_claims), policy.summary, progress)
+            )
+        case _:
+            assert_never(request.task)
+
+
+def _read(files: Sequence[Path], read: Callable[[Path], tuple[Row, ...]]) -> dict[str, tuple[Row, ...]]:
+    return {str(file): read(file) for file in files}
+
+
+def _duplicates(
+    files: Sequence[Path],
+    settings: Settings,
+    policy: DistillationPolicy,
+    services: Services,
+    progress: Progress,
+) -> Evaluation:
+    shapes = {labelled.duplicates_shape(file) for file in files}
+    if len(shapes) > 1:
+        raise EvaluationRequestError("pairs and clusters are measured differently: evaluate them one by one")
+    if shapes == {"pairs"}:
+        judged = duplicate_pairs.judge(_read(files, labelled.read_pairs), services, policy, progress)
+        return duplicate_pairs.report(judged)
+    rows = _read(files, labelled.read_clusters)
+    distilled = []
+    for name, own in rows.items():
+        with scratch(settings) as store:
+            distilled.append(
+                duplicate_clusters.distil_file(
+                    store, name, own, services, policy, now=datetime.now(UTC), progress=progress
+                )
+            )
+    return duplicate_clusters.report(distilled)
+
+
+@contextmanager
+def scratch(settings: Settings) -> Iterator[Store]:
+    """A database of its own on the configured server, or on the embedded one where that one refuses."""
+    with ExitStack() as stack:
+        if settings.database_url is not None:
+            try:
+                store = stack.enter_context(scratch_store(settings.database_url))
+            except ScratchRefusedError as error:
+                _log.warning(
+                    "the configured server gives no scratch database (%s): the embedded one does", error
+                )
+                store = stack.enter_context(scratch_store(ensure_running(settings.home)))
+        else:
+            store = stack.enter_context(scratch_store(ensure_running(settings.home)))
+        yield store
+
+
+def _fit(
+    request: Request,
+    settings: Settings,
+    policy: DistillationPolicy,
+    services: Services,
+    progress: Progress,
+) -> Evaluation:
+    """Fit on every file, judge each data set by the model of the others, write the model.
+
+    All pair files together are one data set, for some of them hold one label only.
+    """
+    without_llm = replace(services, llm=None)
+    samples = [
+        *_samples_of_pairs(request.files, without_llm, policy, progress),
+        *_samples_of_clusters(request.files, settings, without_llm, policy, progress),
+    ]
+    if not any(part.labels[~part.is_vetoed].any() for part in samples):
+        raise EvaluationRequestError("nothing to fit: no labelled duplicate was compared")
+    model = fitting.fit(samples)
+    tried = fitting.left_out(samples, policy.matching)
+    document = fitting.document(model, samples, tried)
+    target = request.model or fitting.shipped_model()
+    _save(target, (json.dumps(document, indent=2) + "\n").encode())
+    judged = tried or tuple(fitting.judge(model, part, policy.matching) for part in samples)
+    return Evaluation(
+        task="duplicates",
+        files=tuple(map(str, request.files)),
+        rows=sum(len(part.labels) for part in samples),
+        counted=Confusion(
+            *(sum(getattr(part.counted, name) for part in judged) for name in ("tp", "fp", "fn"))
+        ),
+        details={
+            "model": str(target),
+            "left_out_in_turn": {result.name: result.figures() for result in tried},
+            "bias": document["bias"],
+            "weights": document["weights"],
+        },
+        predictions=iter(()),
+    )
+
+
+def _samples_of_pairs(
+    files: Sequence[Path], services: Services, policy: DistillationPolicy, progress: Progress
+) -> Iterator[Sample]:
+    named = _read([file for file in files if labelled.duplicates_shape(file) == "pairs"], labelled.read_pairs)
+    judged = duplicate_pairs.judge(named, services, policy, progress).pairs if named else ()
+    made = fitting.sample(
+        " + ".join(Path(name).name for name in named),
+        ((pair.comparison, pair.pair.is_same) for pair in judged),
+        sum(pair.pair.is_same for pair in judged),
+    )
+    if made is not None:
+        yield made
+
+
+def _samples_of_clusters(
+    files: Sequence[Path],
+    settings: Settings,
+    services: Services,
+    policy: DistillationPolicy,
+    progress: Progress,
+) -> Iterator[Sample]:
+    for file in files:
+        if labelled.duplicates_shape(file) == "pairs":
+            continue
+        rows = labelled.read_clusters(file)
+        with scratch(settings) as store:
+            distilled = duplicate_clusters.distil_file(
+                store, str(file), rows, services, policy, now=datetime.now(UTC), progress=progress
+            )
+            made = fitting.sample(file.name, _compared(store, distilled), pairs_within(distilled.gold))
+        if made is not None:
+            yield made
+
+
+def _compared(store: Store, distilled: DistilledFile) -> Iterator[tuple[Comparison, bool]]:
+    is_same = duplicate_clusters.same_statement(distilled)
+    for org_id in sorted({row.row.org_id for row in distilled.rows}):
+        with store.read() as conn:
+            for a_id, b_id, comparison in outcomes.read_comparisons(conn, org_id):
+                yield comparison, is_same(a_id, b_id)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[TextIO]:
+    try:
+        file = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise EvaluationRequestError(f"cannot write {path}: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def _write(predictions: Iterable[Prediction], target: TextIO) -> None:
+    for prediction in predictions:
+        # A text may hold lone surrogates, which UTF-8 has no bytes for: they stay escaped.
+        target.write(json.dumps(prediction, ensure_ascii=True) + "\n")
+
+
+def _save(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise EvaluationRequestError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,110 @@
+"""pii, secrets and grounding: the figures of small labelled texts, and the real gates behind them."""
+
+import pytest
+
+from hivemind_pipelines.core.model import Finding
+from hivemind_pipelines.core.policy import PiiPolicy, SummaryPolicy
+from hivemind_pipelines.evaluation import grounding, pii, secrets
+from hivemind_pipelines.evaluation.labelled import ClaimedText, SecretText, SpannedText
+from hivemind_pipelines.evaluation.pii import ScannedText
+from hivemind_pipelines.evaluation.secrets import ScannedSecret
+
+# From parts, so that no scanner of this repository takes it for a leak.
+TOKEN = "gh" + "p_" + "8fK2mQ9xZr4TnB7wYc1LdH6vJs3PgE5aUoXi"
+
+
+def silent(_stage: str, _done: int, _total: int) -> None:
+    pass
+
+
+def scanned(text: str, spans: list[tuple[int, int, str]], *findings: tuple[int, int, str]) -> ScannedText:
+    return ScannedText(
+        "f", SpannedText("x", text, tuple(spans)), tuple(Finding(*each, 1.0) for each in findings)
+    )
+
+
+def test_a_span_found_under_another_type_counts_as_any_type_only() -> None:
+    text = "mail ann@acme.io or 10.1.2.3"
+    found = pii.by_type([
+        scanned(text, [(5, 16, "EMAIL_ADDRESS"), (20, 28, "IP_ADDRESS")], (5, 16, "EMAIL"), (20, 24, "PHONE")),
+    ])  # fmt: skip
+    assert found["EMAIL_ADDRESS"] == {
+        "spans": 1, "recall_any_type": 1.0, "recall_same_type": 1.0, "recall_whole_span": 1.0,
+        "findings": 1, "precision": 1.0,
+    }  # fmt: skip
+    assert (found["IP_ADDRESS"]["recall_any_type"], found["IP_ADDRESS"]["recall_same_type"]) == (1.0, 0.0)
+    assert found["IP_ADDRESS"]["recall_whole_span"] == 0.0
+    assert (found["PHONE"]["recall_any_type"], found["PHONE"]["precision"]) == (None, 0.0)
+
+
+def test_touched_rows_and_tokens_are_shares() -> None:
+    rows = [scanned("one two three four", [], (4, 7, "PERSON")), scanned("five six", [])]
+    figures = pii.figures(rows)
+    assert figures["clean_rows_touched"] == 0.5
+    assert figures["tokens_redacted"] == pytest.approx(1 / 6)
+
+
+def test_a_text_nobody_could_scan_is_found_in_nothing_and_counts_as_touched() -> None:
+    failed = ScannedText("f", SpannedText("x", "ann@acme.io", ()), (), "timeout")
+    figures = pii.figures([failed])
+    assert (figures["clean_rows_touched"], figures["failed"]) == (1.0, 1)
+
+
+def test_the_gate_itself_is_what_pii_measures() -> None:
+    text = "Write to ann.lee@acme-tools.io about the card 4539 1488 0343 6467."
+    rows = {"f": (SpannedText("x", text, ((9, 30, "EMAIL_ADDRESS"), (46, 65, "CREDIT_CARD"))),)}
+    data = pii.report(pii.scan(rows, PiiPolicy(detect_persons=False), silent)).data(seconds=0.0)
+    assert (data["precision"], data["recall"], data["rows"]) == (1.0, 1.0, 1)
+
+
+def secret(
+    text: str, *, label: bool, spans: tuple[tuple[int, int, str], ...] = (), kind: str = ""
+) -> SecretText:
+    return SecretText("x", text, label, spans, kind or None)
+
+
+def test_a_secret_is_found_where_a_finding_meets_its_span() -> None:
+    labelled = secret("0123456789", label=True, spans=((0, 3, "SECRET"), (5, 8, "SECRET")))
+    row = ScannedSecret("f", labelled, (Finding(2, 4, "API_KEY", 1.0),))
+    assert row.secrets == (True, False)
+
+
+def test_false_alarms_are_counted_apart_for_hard_negatives() -> None:
+    alarm = (Finding(0, 1, "API_KEY", 1.0),)
+    rows = [
+        ScannedSecret("f", secret("a", label=True), alarm),
+        ScannedSecret("f", secret("b", label=False, kind="hard_negative"), alarm),
+        ScannedSecret("f", secret("c", label=False, kind="hard_negative"), ()),
+        ScannedSecret("f", secret("d", label=False, kind="detector_negative"), alarm),
+        ScannedSecret("f", secret("e", label=False, kind="detector_negative"), ()),
+    ]
+    figures = secrets.figures(rows)
+    assert figures["false_positive_rate"] == 0.5
+    assert figures["false_positive_rate_hard_negative"] == 0.5
+    assert figures["recall"] == 1.0
+    # the word of another detector is no label
+    assert secrets.count(rows).precision == 0.5
+
+
+def test_the_gate_itself_is_what_secrets_measures_and_no_value_is_written() -> None:
+    text = f"export GITHUB_TOKEN={TOKEN}"
+    rows = {"f": (secret(text, label=True, spans=((20, len(text), "SECRET"),)), secret("plain", label=False))}
+    evaluation = secrets.report(secrets.scan(rows, PiiPolicy(), silent))
+    assert (evaluation.counted.tp, evaluation.counted.fp, evaluation.counted.fn) == (1, 0, 0)
+    assert TOKEN not in repr(list(evaluation.predictions))
+
+
+DOCUMENT = "The parser was written in 2014. It reads YAML and JSON files, and it never executes them."
+
+
+def test_a_claim_passes_when_the_document_says_it() -> None:
+    claims = (
+        ClaimedText("a", DOCUMENT, "The parser was written in 2014.", "supported"),
+        ClaimedText("b", DOCUMENT, "The parser was written in 2019.", "not_supported"),
+        ClaimedText("c", DOCUMENT, "It reads YAML, JSON and TOML files.", "partially_supported"),
+    )
+    evaluation = grounding.report(grounding.check({"f": claims}, SummaryPolicy(), silent))
+    data = evaluation.data(seconds=0.0)
+    assert (data["precision"], data["recall"], data["f1"]) == (1.0, 1.0, 1.0)
+    assert data["refused_by_label"] == {"supported": 0.0, "partially_supported": 1.0, "not_supported": 1.0}
+    assert [row["decision"] for row in evaluation.predictions] == ["supported", "refused", "refused"]
