@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
+from uuid import UUID
 
 # The commands and all they import come after the words are parsed: --help must answer at once.
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ def _run(words: Sequence[str]) -> int:
 
     try:
         with _stdout_for_the_answer_alone(as_json=arguments.json):
-            answer: Answer = getattr(commands, arguments.command)(arguments)
+            home = import_module(f"hivemind_pipelines.{arguments.home}")
+            answer: Answer = getattr(home, arguments.command)(arguments)
     except commands.INPUT_ERRORS as error:
         return _fail(str(error), BAD_INPUT, as_json=arguments.json)
     except commands.KNOWN_ERRORS as error:
@@ -203,6 +206,26 @@ a HiveMind server, only add: our schema, indexes it lacks, and a record of the m
 that the server made before. Nothing is dropped, renamed or rewritten; the second time is a no-op.
 """
 
+UNDO_ABOUT = """\
+Take back what a run did, one merge, or one contradiction case: expiry, our own keys in tags, our tables.
+What others changed since in other columns is no ground for refusal. What cannot be taken back is named
+with its reason, the rest is done, and the exit code is 1.
+
+A merge that was undone is remembered and not made again. An expired summary stays in the database.
+Scores are put back where they are still ours; embeddings stay: they say the same of the same text.
+An undo is a run itself, and can be undone by its own id.
+"""
+
+REVIEW_ABOUT = """\
+What waits for a person: pairs that may be duplicates, and open contradiction cases, sorted by harm
+(retrievals x confidence of their items). No threshold hides any. `decide` stores a verdict, which stands
+above every detector while both texts stay as they are; the next run acts on it.
+
+  review [list]              the queue, and the precision of each detector by the verdicts so far
+  review show ID             both texts, what differs, scores and reason
+  review decide ID OUTCOME   same or distinct for a pair, dismissed or resolved for a case
+"""
+
 STATUS_ABOUT = """\
 Show, per org: live, expired and pending rows, rows due by stage, open contradiction cases, rows that
 are stale by policy section, what was spent on a model today (UTC), and the last run.
@@ -266,6 +289,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_distill(commands)
     _add(commands, "status", "how the commons stands, org by org", STATUS_ABOUT)
     _add_evaluate(commands)
+    _add_undo(commands)
+    _add_review(commands)
     _add_policy(commands)
     return parser
 
@@ -336,6 +361,44 @@ def _add_policy(commands: "Subparsers") -> None:
         action.add_argument("file", metavar="FILE", type=Path, help="a policy in YAML")
 
 
+def _add_undo(commands: "Subparsers") -> None:
+    undo = _add(commands, "undo", "take effects of ours back, exactly, from the ledger", UNDO_ABOUT)
+    undo.set_defaults(home="curation")
+    what = undo.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", metavar="RUN", help="all effects of a run: its id here, or Dagster's run id")
+    what.add_argument("--merge", metavar="DUPLICATE_ID", type=UUID, help="the newest merge of this item")
+    what.add_argument("--case", metavar="CASE_ID", type=UUID, help="the opening of this contradiction case")
+    undo.add_argument("--dry-run", action="store_true", help="print what would be undone, change nothing")
+
+
+def _add_review(commands: "Subparsers") -> None:
+    review = _add(commands, "review", "possible duplicates and cases, and what people decide", REVIEW_ABOUT)
+    review.set_defaults(home="curation", command="review_list")
+    actions = review.add_subparsers(metavar="ACTION", title="actions")
+    waiting = _add(actions, "list", "what waits for a person, the most harmful first", command="review_list")
+    show = _add(actions, "show", "one pair or case side by side", command="review_show")
+    decide = _add(actions, "decide", "store a verdict", command="review_decide")
+    for parser in (review, waiting):
+        parser.add_argument("--org", metavar="ORG", help="only this org (default: all)")
+        parser.add_argument(
+            "--limit", metavar="N", type=_count, default=20, help="at most so many (default: 20)"
+        )
+        parser.add_argument(
+            "--offset", metavar="N", type=_count, default=0, help="after so many (default: 0)"
+        )
+    for parser in (show, decide):
+        parser.add_argument("id", metavar="ID", help="id of a pair or case, or ITEM_ID:ITEM_ID")
+    decide.add_argument("outcome", metavar="OUTCOME", help="pair: same, distinct; case: dismissed, resolved")
+    decide.add_argument("--by", metavar="NAME", default="operator", help="who decided (default: operator)")
+    for parser in (waiting, show, decide):
+        parser.set_defaults(home="curation")
+    # What `review` itself was given must not be reset by the action after it.
+    kept = ("json", "debug", "org", "limit", "offset")
+    waiting.set_defaults(**dict.fromkeys(kept, argparse.SUPPRESS))
+    for parser in (show, decide):
+        parser.set_defaults(**dict.fromkeys(kept[:2], argparse.SUPPRESS))
+
+
 def _add(
     commands: "Subparsers", name: str, summary: str, about: str | None = None, *, command: str | None = None
 ) -> "_Parser":
@@ -352,8 +415,14 @@ def _add(
     parser.add_argument(
         "--debug", action="store_true", help="log more, and show tracebacks, which may quote item text"
     )
-    parser.set_defaults(command=command or name)
+    parser.set_defaults(command=command or name, home="commands")
     return parser
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return int(text)
+    raise argparse.ArgumentTypeError("expected a whole number, not negative")
 
 
 def _port(text: str) -> int:

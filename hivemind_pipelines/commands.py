@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -46,9 +47,15 @@ class UsageError(Exception):
 
 #: Errors whose message is one clear line: the first are the caller's to mend, the others are failures.
 INPUT_ERRORS = (
-    UsageError, IntakeError, SettingsError, PolicyError, LabelledFileError, evaluation.EvaluationRequestError,
-)  # fmt: skip
-KNOWN_ERRORS = (*INPUT_ERRORS, StoreError, EmbeddedPostgresError, DemoToolsMissing)
+    UsageError,
+    IntakeError,
+    SettingsError,
+    PolicyError,
+    LabelledFileError,
+    evaluation.EvaluationRequestError,
+    DemoToolsMissing,
+)
+KNOWN_ERRORS = (*INPUT_ERRORS, StoreError, EmbeddedPostgresError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +82,16 @@ def demo(_arguments: argparse.Namespace) -> Answer:
     # Made-up signals and secrets must never reach the commons of a deployment.
     settings = load_settings().model_copy(update={"database_url": None})
     with terminal.progress() as progress:
-        outcome = session.run(settings, progress=progress)
+        outcome = session.run(settings, distill=_distill_demo(settings), progress=progress)
     return Answer(telling.data(outcome), lambda console: terminal.show(console, outcome))
+
+
+def _distill_demo(settings: Settings) -> session.Distill:
+    # Dagster takes seconds to import.
+    from hivemind_pipelines.definitions import build_defs
+    from hivemind_pipelines.defs.in_process import distill_beside_dev
+
+    return partial(distill_beside_dev, build_defs, settings)
 
 
 def dev(arguments: argparse.Namespace) -> Answer:
@@ -89,7 +104,7 @@ def dev(arguments: argparse.Namespace) -> Answer:
 
 def migrate(_arguments: argparse.Namespace) -> Answer:
     """Create or upgrade the tables."""
-    with _connect(load_settings(), migrated=False) as store:
+    with connect(load_settings(), migrated=False) as store:
         result = migrate_store(store)
     data = asdict(result) | {"changed": not result.is_noop}
     return Answer(data, lambda console: presentation.show_migration(console, result))
@@ -101,7 +116,7 @@ def load(arguments: argparse.Namespace) -> Answer:
     defaults = _intake_defaults(arguments)
     file: Path = arguments.file
     size = file.stat().st_size if file.is_file() else None
-    with _connect(load_settings()) as store, presentation.progress("loading", size) as advance:
+    with connect(load_settings()) as store, presentation.progress("loading", size) as advance:
         report = load_file(
             store,
             file,
@@ -143,7 +158,7 @@ def distill(arguments: argparse.Namespace) -> Answer:
     stages = _named_stages(arguments.stage)
     settings = load_settings()
     policy = load_policy(settings)
-    with _connect(settings) as store:
+    with connect(settings) as store:
         orgs = _named_orgs(store, arguments.org)
         run = _dry_run if arguments.dry_run else _run_assets
         outcome = run(settings, policy, store, orgs, stages, arguments) if orgs else Distilled({})
@@ -270,7 +285,7 @@ def status(_arguments: argparse.Namespace) -> Answer:
     settings = load_settings()
     policy = load_policy(settings)
     models = ModelStamps.of(build_services(settings, policy))
-    with _connect(settings) as store:
+    with connect(settings) as store:
         found = standing.read(store, policy, datetime.now(UTC), models)
     data = {
         "gate": asdict(found.gate) | {"open": found.gate.is_open},
@@ -348,7 +363,7 @@ def _paths(document: Mapping[str, object], prefix: str = "") -> Iterator[tuple[s
 
 
 @contextmanager
-def _connect(settings: Settings, *, migrated: bool = True) -> Iterator[Store]:
+def connect(settings: Settings, *, migrated: bool = True) -> Iterator[Store]:
     """The configured database, or the embedded one, which is ours alone and kept up to date."""
     if settings.database_url is not None:
         with open_store(settings.database_url) as store:

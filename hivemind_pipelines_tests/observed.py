@@ -21,7 +21,11 @@ def forbidden_changes(before: Dump, after: Dump, removed: Collection[str] = ()) 
     return [
         *_vanished(before, after, removed),
         *(problem for key, row in after["knowledge_items"].items() for problem in _item(key, row, before)),
-        *(problem for key, row in after["pending_contributions"].items() for problem in _queue(key, row, before)),
+        *(
+            problem
+            for key, row in after["pending_contributions"].items()
+            for problem in _queue(key, row, before)
+        ),
         *(problem for key, row in after["quality_signals"].items() for problem in _signal(key, row, before)),
         *_config(before, after),
     ]

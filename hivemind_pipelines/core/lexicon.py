@@ -246,9 +246,7 @@ NUMBER_WORDS = {
     "nine": "9", "ten": "10", "eleven": "11", "twelve": "12", "twenty": "20", "hundred": "100", "thousand": "1000",
 }  # fmt: skip
 
-#: Units by spelling; two of one line are the same unit.
-UNITS = _groups(
-    """ns nanosecond nanoseconds
+_UNIT_LINES = """ns nanosecond nanoseconds
     us µs microsecond microseconds
     ms msec millisecond milliseconds
     s sec secs second seconds
@@ -289,7 +287,12 @@ UNITS = _groups(
     jpy ¥ yen
     celsius
     fahrenheit"""
-)
+
+#: Units by spelling; two of one line are the same unit.
+UNITS = _groups(_UNIT_LINES)
+
+#: The first spelling of each line of units.
+UNIT_NAMES = tuple(line.split()[0] for line in _UNIT_LINES.strip().splitlines())
 
 #: Siblings that are never the same thing, by line: naming one for the other makes another statement.
 SIBLINGS = _groups(

@@ -1,11 +1,11 @@
 """Tokens: the smallest parts of a text that a comparison names, each with its kind and spelling."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from hivemind_pipelines.core.lexicon import NEGATED_FORMS, NEGATIONS, NUMBER_WORDS, UNITS
+from hivemind_pipelines.core.lexicon import NEGATED_FORMS, NEGATIONS, NUMBER_WORDS, UNIT_NAMES, UNITS
 from hivemind_pipelines.core.model import Discriminators
 from hivemind_pipelines.core.text import CODE_SPAN, clean
 
@@ -22,13 +22,17 @@ class Kind(StrEnum):
 
 
 class Token(NamedTuple):
-    """One token: `form` as written, `key` by which equal tokens are aligned."""
+    """One token: `form` as written, `key` by which equal tokens are aligned.
+
+    `is_literal` says that it stands in program text, where no word is a value for the reader to fill in.
+    """
 
     form: str
     key: str
     kind: Kind
     in_code: bool
     is_name: bool
+    is_literal: bool = False
 
 
 _CHUNK = re.compile(r"\S+")
@@ -36,7 +40,8 @@ _EMPHASIS = re.compile(r"(\*\*|__|~~)(?=\S)(.+?)(?<=\S)\1")
 _MNEMONIC = re.compile(r"\[(\w{1,3})\](?=\w)|(?<=\w)\[(\w{1,3})\]")
 _PART = re.compile(
     r"""
-    (?P<flag>(?<![\w/.])--?[A-Za-z?][\w-]*|(?<![\w/.)])\+[a-z]\w*)
+    (?P<slot>(?<![\w])<[A-Za-z][\w-]*>)
+  | (?P<flag>(?<![\w/.])--?[A-Za-z?][\w-]*|(?<![\w/.)])\+[a-z]\w*)
   | (?P<negative>(?<![\w/.)\]])-\d[\d.,]*(?![\w-]))
   | (?P<url>[a-z][a-z+.-]*://[^\s`"'<>)\]]+)
   | (?P<money>[$€£¥](?=\d))
@@ -55,8 +60,16 @@ _QUOTED_SYMBOL = re.compile(r"""(["'`])([^\w\s]{1,4})\1""")
 _BRACKETED = re.compile(r"[^\w\s\"'`.,]+|[\[\]]\w{0,2}")
 _PLAIN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 _HYPHENATED = re.compile(r"[^\W\d_]+(?:[-/][^\W\d_]+)+")
+_FENCE = re.compile(r"\A[ \t]*[\w+-]*[ \t]*\n")
+_COMMENT = re.compile(r"(?:\A|(?<=\s))(?:#|//|/\*)\s.*|\A\s*--\s.*")
+_PROGRAM = re.compile(
+    r"\A\s*(?:SELECT|INSERT|UPDATE|DELETE|ALTER|CREATE|DROP|GRANT|WITH)\b"
+    r"|\w\([^)]*\)|\w [-+*]?= \w|;\s*\Z"
+)
 _COMPARING = re.compile(r"[<>=!]=|[-=]>|&&|\|\||>>|<<|:=")
 _SENTENCE_MARKS = frozenset("`'\".,;:()[]{}")
+_CURRENCIES = frozenset("$€£¥")
+_INDENT, _DEDENT = "⇥", "⇤"
 _NOISE = frozenset("`'\".,;:()[]{}<>!?…–—-*_#|~^/\\=•·&")
 
 
@@ -64,8 +77,28 @@ def tokenise(content: str) -> tuple[Token, ...]:
     """The tokens of a text in order; markup, quotes and sentence punctuation are none."""
     found: list[Token] = []
     for token in _tokens(clean(content)):
-        found.append(_as_version(token) if found and _is_release(found[-1], token) else token)
-    return tuple(found)
+        found.append(token._replace(kind=Kind.VERSION) if found and _is_release(found[-1], token) else token)
+    return tuple(_with_units(found))
+
+
+def _with_units(found: Sequence[Token]) -> list[Token]:
+    """Give each unit beside a number the key of its quantity, and a currency its place behind the amount."""
+    units = list(found)
+    for place, token in enumerate(found):
+        after = found[place + 1] if place + 1 < len(found) else None
+        if token.form in _CURRENCIES and after is not None and after.kind is Kind.NUMBER:
+            units[place : place + 2] = [after, _as_unit(token)]
+        elif place and _is_amount(found[place - 1]) and token.form.lower() in UNITS and not token.in_code:
+            units[place] = _as_unit(token)
+    return units
+
+
+def _is_amount(token: Token) -> bool:
+    return token.kind is Kind.NUMBER or token.key.isdigit()
+
+
+def _as_unit(token: Token) -> Token:
+    return token._replace(key=UNIT_NAMES[UNITS[token.form.lower()]])
 
 
 def discriminators(content: str) -> Discriminators:
@@ -96,33 +129,75 @@ def _is_release(before: Token, token: Token) -> bool:
     return before.key in ("version", "release") or before.form[:1].isupper()
 
 
-def _as_version(token: Token) -> Token:
-    return token._replace(kind=Kind.VERSION)
-
-
 def _tokens(text: str) -> Iterator[Token]:
     for index, segment in enumerate(CODE_SPAN.split(text)):
-        in_code = index % 2 == 1
-        if in_code:
-            segment = segment.strip("`")
-            if not _ALNUM.search(segment):
-                yield Token(segment, segment, Kind.OPERATOR, True, False)
-                continue
+        if index % 2 == 0:
+            yield from _prose(segment)
+        elif segment.startswith("```"):
+            yield from _block(segment.strip("`"))
         else:
-            segment = _MNEMONIC.sub(
-                lambda match: match.group(1) or match.group(2), _EMPHASIS.sub(r"\2", segment)
-            )
-        is_start = not in_code
-        for chunk in _CHUNK.findall(segment):
-            symbol = _QUOTED_SYMBOL.search(chunk)
-            if symbol:
-                yield Token(symbol.group(2), symbol.group(2), Kind.OPERATOR, in_code, False)
-            if in_code and _BRACKETED.fullmatch(chunk):
-                yield Token(chunk, chunk, Kind.OPERATOR, True, False)
-                continue
-            for part in _PART.finditer(chunk):
-                yield from _token(part, in_code, is_start)
-            is_start = chunk[-1] in ".!?:"
+            yield from _code(segment.strip("`"))
+
+
+def _prose(segment: str) -> Iterator[Token]:
+    plain = _MNEMONIC.sub(lambda match: match.group(1) or match.group(2), _EMPHASIS.sub(r"\2", segment))
+    is_start = True
+    for chunk in _CHUNK.findall(plain):
+        yield from _chunk(chunk, in_code=False, is_start=is_start)
+        is_start = chunk[-1] in ".!?:"
+
+
+def _code(segment: str) -> Iterator[Token]:
+    if not _ALNUM.search(segment):
+        yield Token(segment, segment, Kind.OPERATOR, True, False)
+        return
+    is_literal = bool(_PROGRAM.search(segment))
+    for chunk in _CHUNK.findall(segment):
+        if _BRACKETED.fullmatch(chunk):
+            yield Token(chunk, chunk, Kind.OPERATOR, True, False)
+            continue
+        for token in _chunk(chunk, in_code=True, is_start=False):
+            yield token._replace(is_literal=is_literal)
+
+
+def _block(segment: str) -> Iterator[Token]:
+    """A fenced block: its comments are prose, and indentation counts where a colon opens a body."""
+    lines = _FENCE.sub("", segment).splitlines()
+    is_indented = any(line.rstrip().endswith(":") for line in lines)
+    depths = [0]
+    for line in filter(str.strip, lines):
+        code, comment = _commented(line)
+        if is_indented and code.strip():
+            yield from _steps(depths, len(line) - len(line.lstrip()))
+        if code.strip():
+            yield from _code(code)
+        yield from _prose(comment)
+
+
+def _commented(line: str) -> tuple[str, str]:
+    """The code of a line and the words of its comment."""
+    comment = _COMMENT.search(line)
+    if comment is None:
+        return line, ""
+    return line[: comment.start()], comment.group().strip().strip("#/*-")
+
+
+def _steps(depths: list[int], depth: int) -> Iterator[Token]:
+    """The marks of a line that stands further in or out than the one before; `depths` are those open."""
+    if depth > depths[-1]:
+        depths.append(depth)
+        yield Token(_INDENT, _INDENT, Kind.OPERATOR, True, False)
+    while depth < depths[-1]:
+        depths.pop()
+        yield Token(_DEDENT, _DEDENT, Kind.OPERATOR, True, False)
+
+
+def _chunk(chunk: str, *, in_code: bool, is_start: bool) -> Iterator[Token]:
+    symbol = _QUOTED_SYMBOL.search(chunk)
+    if symbol:
+        yield Token(symbol.group(2), symbol.group(2), Kind.OPERATOR, in_code, False)
+    for part in _PART.finditer(chunk):
+        yield from _token(part, in_code, is_start)
 
 
 def _token(part: re.Match[str], in_code: bool, is_start: bool) -> Iterator[Token]:
@@ -139,6 +214,8 @@ def _token(part: re.Match[str], in_code: bool, is_start: bool) -> Iterator[Token
             yield from _word(form if form.lower() in NEGATED_FORMS else _owner(form), in_code, is_start)
         case "negative":
             yield Token(form, form.rstrip(".,"), Kind.NUMBER, in_code, False)
+        case "slot":
+            yield Token(form, form, Kind.CODE, in_code, False)
         case "operator":
             if _is_operator(form, part, in_code):
                 yield Token(form, form, Kind.OPERATOR, in_code, False)
@@ -157,6 +234,8 @@ def _is_operator(form: str, part: re.Match[str], in_code: bool) -> bool:
 
 def _wordish(form: str, in_code: bool, is_start: bool) -> Iterator[Token]:
     stripped = form.rstrip(".,:;!?")
+    if not stripped and not in_code:
+        return
     form = stripped or form
     lower = form.lower()
     measured = _MEASURED.fullmatch(form)

@@ -39,6 +39,30 @@ _NOT_OURS = {
 
 
 @dataclass(frozen=True, slots=True)
+class RunTarget:
+    """A run of ours, or a Dagster run with one of ours for each of its orgs."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class MergeTarget:
+    """The newest merge of one duplicate, with the followers that it brought along."""
+
+    duplicate_id: ItemId
+
+
+@dataclass(frozen=True, slots=True)
+class CaseTarget:
+    """The opening of one contradiction case."""
+
+    case_id: CaseId
+
+
+Target = RunTarget | MergeTarget | CaseTarget
+
+
+@dataclass(frozen=True, slots=True)
 class Effect:
     """A ledger row as undo reads it."""
 
@@ -214,28 +238,23 @@ _Answer = Undoing | CannotUndo | bool
 
 def plan_undo(effects: Sequence[Effect], standing: Standing, *, by: str) -> UndoPlan:
     """The exact inverse of the effects, oldest first, as far as what happened since allows."""
-    verdicts = [_judgement(net, standing) for net in _nets(effects, JUDGEMENTS)]
-    lifted = {(one.a_id, one.b_id) for one in verdicts if isinstance(one, RestoreVerdict)}
+    verdicts = {_pair(net): _judgement(net, standing) for net in _nets(effects, JUDGEMENTS)}
+    lifted = {pair for pair, answer in verdicts.items() if isinstance(answer, RestoreVerdict)}
     placements = _Placements(standing, lifted)
+    placed = list(placements.answers(_nets(effects, PLACEMENTS)))
+    parts, unremembered = placements.parts()
+    parted = {(part.a_id, part.b_id) for part in parts}
     answers: list[_Answer] = [
-        *placements.answers(_nets(effects, PLACEMENTS)),
+        *placed,
         *(_writing(net, standing) for net in _nets(effects, WRITINGS)),
         *(_case(net, standing, by) for net in _nets(effects, CASE_CHANGES)),
         *(_label(net, standing) for net in _nets(effects, LABELS)),
         *(_score(net, standing) for net in _nets(effects, SCORES)),
-        *verdicts,
+        *(answer for pair, answer in verdicts.items() if pair not in parted),
         *(_other(effect) for effect in effects if _is_other(effect.change)),
     ]
-    parts, unremembered = placements.parts()
-    decided = {(part.a_id, part.b_id) for part in parts}
-    changes = [
-        one
-        for one in answers
-        if not isinstance(one, CannotUndo | bool)
-        and not (isinstance(one, RestoreVerdict) and (one.a_id, one.b_id) in decided)
-    ]
     return UndoPlan(
-        (*changes, *parts),
+        (*(one for one in answers if not isinstance(one, CannotUndo | bool)), *parts),
         tuple(one for one in answers if isinstance(one, CannotUndo)),
         as_before=sum(one is True for one in answers),
         left=sum(one is False for one in answers),
@@ -488,17 +507,21 @@ def _score(net: _Net, standing: Standing) -> _Answer:
 
 
 def _judgement(net: _Net, standing: Standing) -> _Answer:
-    pair = _ordered(ItemId(UUID(str(net.after["a"]))), ItemId(UUID(str(net.after["b"]))))
+    pair = _pair(net)
     state = standing.verdicts.get(pair)
     earlier, later = net.before.get("verdict"), net.after.get("verdict")
-    current = state.verdict if state else None
     if state is None or not state.holds:
-        return True if earlier is None else net.refuse("its texts changed or went since it was decided")
-    if current == later and _moment(net.after, "at") in (None, state.decided_at):
+        said = "it no longer stands for the texts as they are; decide it again"
+        return True if earlier is None else net.refuse(said)
+    if state.verdict == later and state.decided_at == _moment(net.after, "at"):
         return RestoreVerdict(*pair, earlier=None if earlier is None else net.before)
-    if current == earlier:
+    if state.verdict == earlier:
         return True
     return net.refuse("it was decided again since")
+
+
+def _pair(net: _Net) -> PairKey:
+    return _ordered(ItemId(UUID(str(net.after["a"]))), ItemId(UUID(str(net.after["b"]))))
 
 
 def _canonical(values: Values) -> ItemId | None:

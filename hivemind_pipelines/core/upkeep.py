@@ -128,11 +128,15 @@ def _is_revivable(summary: StandingSummary) -> bool:
 
 
 def _successor(summary: StandingSummary, current: Mapping[str, TopicCluster]) -> str | None:
-    """The topic that shares the most sources with a summary, the higher fingerprint on a tie."""
+    """The topic that shares the most sources with a summary, the higher fingerprint on a tie.
+
+    A server's own summary gives way only to a topic with all of its sources.
+    """
     sources = set(summary.source_ids)
+    shared_min = 1 if summary.fingerprint is not None else len(sources)
     shared = {fingerprint: len(sources & set(cluster.source_ids)) for fingerprint, cluster in current.items()}
     best = max(shared, key=lambda fingerprint: (shared[fingerprint], fingerprint), default=None)
-    return best if best is not None and shared[best] else None
+    return best if best is not None and shared[best] >= shared_min else None
 
 
 def _unscanned(

@@ -17,11 +17,15 @@ from dagster import (
 from dagster_shared.error import SerializableErrorInfo
 
 from hivemind_pipelines.core.model import OrgId, Stage
+from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.core.receipts import Receipt
 from hivemind_pipelines.defs import tags
+from hivemind_pipelines.defs.development import write_instance
 from hivemind_pipelines.defs.partitions import add_orgs, partition_key
 from hivemind_pipelines.defs.resources import Commons
-from hivemind_pipelines.store.connection import StoreError
+from hivemind_pipelines.settings import Settings
+from hivemind_pipelines.stages.context import Progress, Services
+from hivemind_pipelines.store.connection import Store, StoreError
 
 #: Called with (org, orgs done, orgs in all) before each org's run.
 OnOrg = Callable[[OrgId, int, int], None]
@@ -72,6 +76,30 @@ def distill_in_process(
             )
             runs[org_id] = _org_run(result, org_id)
     return runs
+
+
+def distill_beside_dev(
+    build_defs: Callable[[Mapping[str, object]], Definitions],
+    settings: Settings,
+    store: Store,
+    services: Services,
+    policy: DistillationPolicy,
+    orgs: Sequence[OrgId],
+    *,
+    progress: Progress | None,
+) -> Mapping[OrgId, Mapping[Stage, Receipt]]:
+    """Distil with the breaker lifted, in the instance that `dev` opens: its UI shows what was done.
+
+    Raises StoreError with one line when a run fails.
+    """
+    write_instance(settings.home / "dagster")
+    commons = Commons(settings=settings, policy=policy, store=store, services=services, progress=progress)
+    definitions = build_defs({"commons": commons})
+    runs = distill_in_process(definitions, commons, orgs, allow_mass_change=True)
+    failures = [f"org {org_id!a}: {run.failure}" for org_id, run in runs.items() if run.failure]
+    if failures:
+        raise StoreError("; ".join(failures))
+    return {org_id: run.receipts for org_id, run in runs.items()}
 
 
 def _selection(stages: Sequence[Stage] | None) -> list[AssetKey] | None:

@@ -41,7 +41,7 @@ _READABLE_CHARACTERS = 240
 
 
 class Distill(Protocol):
-    """How the orgs are distilled: `stages.distillation.distill`, or the same through Dagster's assets."""
+    """How the orgs are distilled, the mass-change breaker lifted: plainly, or through Dagster's assets."""
 
     def __call__(
         self,
@@ -50,10 +50,22 @@ class Distill(Protocol):
         policy: DistillationPolicy,
         orgs: Sequence[OrgId],
         *,
-        now: datetime,
-        allow_mass_change: bool,
         progress: Progress | None,
     ) -> Mapping[OrgId, Mapping[Stage, Receipt]]: ...
+
+
+def distill_plainly(
+    store: Store,
+    services: Services,
+    policy: DistillationPolicy,
+    orgs: Sequence[OrgId],
+    *,
+    progress: Progress | None,
+) -> Mapping[OrgId, Mapping[Stage, Receipt]]:
+    """Every stage in turn, without Dagster; the demo's knowledge may merge as much as it wants."""
+    return distillation.distill(
+        store, services, policy, orgs, now=datetime.now(UTC), allow_mass_change=True, progress=progress
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +81,7 @@ def run(
     settings: Settings,
     *,
     read_items: Callable[[], Sequence[RuleItem]] = knowledge.read_items,
-    distill: Distill = distillation.distill,
+    distill: Distill = distill_plainly,
     services: Services | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
@@ -89,10 +101,8 @@ def run(
         with _timed(timings, "load and simulate"):
             loaded = _load(store, items, simulated, now)
         with _timed(timings, "distil both orgs"):
-            receipts = distill(
-                store, services or build_services(settings, policy), policy, ORGS,
-                now=now, allow_mass_change=True, progress=progress,
-            )  # fmt: skip
+            chosen = services or build_services(settings, policy)
+            receipts = distill(store, chosen, policy, ORGS, progress=progress)
         with _timed(timings, "score quality"):
             quality = quality_scores.run(store, datetime.now(UTC), policy, RunId(uuid4()))
         work = _Work(loaded, receipts, quality)

@@ -9,12 +9,14 @@ from hivemind_pipelines.demo import telling
 from hivemind_pipelines.demo.telling import Outcome
 from hivemind_pipelines.stages import reporting
 from hivemind_pipelines.stages.context import Progress
-from hivemind_pipelines.stages.reporting import Block, Paragraph, Quote, Section, Table
+from hivemind_pipelines.stages.reporting import Block, OrgReport, Paragraph, Quote, Section, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _QUOTE_INDENT = 2
+#: Cells up to this length stay on one line, however narrow the terminal is.
+_SHORT_CELL = 25
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def show(console: "Console", outcome: Outcome) -> None:
     """Counts per stage and org first, then samples, agreement, timings, and where to go from here."""
     parts = telling.sections(outcome)
     counts = (
-        Section("What the run did", (reporting.stage_table(outcome.reports),)),
+        *(Section(f"What the run did to {report.org_id}", (_stages(report),)) for report in outcome.reports),
         Section("What the commons holds now", (reporting.standing_table(outcome.reports),)),
     )
     for section in (parts[0], *counts, *parts[1:]):
@@ -56,6 +58,12 @@ def show(console: "Console", outcome: Outcome) -> None:
     console.print("Next, try:")
     for command in telling.next_commands(outcome):
         console.print(f"  {command}", soft_wrap=True)
+
+
+def _stages(report: OrgReport) -> Table:
+    """The report's table of stages without the column that says the org."""
+    table = reporting.stage_table([report])
+    return Table(table.columns[1:], tuple(row[1:] for row in table.rows))
 
 
 def _show_section(console: "Console", section: Section) -> None:
@@ -86,8 +94,10 @@ def _show_table(console: "Console", table: Table) -> None:
 
     shown = RichTable(box=None, pad_edge=False, header_style="dim")
     for position, column in enumerate(table.columns):
-        is_number = all(isinstance(row[position], int | float) for row in table.rows)
-        shown.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        cells = [row[position] for row in table.rows]
+        is_number = all(isinstance(cell, int | float) for cell in cells)
+        is_short = all(len(str(cell)) <= _SHORT_CELL for cell in cells)
+        shown.add_column(column, justify="right" if is_number else "left", no_wrap=is_short)
     for row in table.rows:
         shown.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
     console.print(shown)

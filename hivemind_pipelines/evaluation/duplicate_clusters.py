@@ -16,7 +16,6 @@ from hivemind_pipelines.evaluation.metrics import (
     Confusion,
     adjusted_rand,
     pair_confusion,
-    pairs_within,
     precision_recall,
     share,
 )
@@ -170,7 +169,7 @@ def _judged(pair: PairOutcome, policy: DistillationPolicy) -> JudgedPair:
 
 
 def report(files: Sequence[DistilledFile]) -> Evaluation:
-    """The figures of all files together, and of each by itself where there are several."""
+    """The figures of all files together, and of each by itself."""
     seconds: Counter[Stage] = Counter()
     for file in files:
         seconds.update(file.stage_seconds)
@@ -240,22 +239,28 @@ def covered_pairs(file: DistilledFile) -> Cover:
 
     Rows of equal class, refused twins included, need no comparison.
     """
-    golds: dict[Hashable, Counter[Hashable]] = defaultdict(Counter)
-    placed: dict[Hashable, Counter[Hashable]] = defaultdict(Counter)
-    joint = list(zip(file.gold, file.found, strict=True))
-    for item_id, (gold, found) in zip(file.item_of, joint, strict=True):
-        golds[file.class_of[item_id]][gold] += 1
-        placed[file.class_of[item_id]][gold, found] += 1
+    golds, placed = _counted_by_class(file)
     compared, near = _class_pairs(file)
     within = sum(count * (count - 1) // 2 for counts in golds.values() for count in counts.values())
-    merged = pairs_within(_joined(joint))
+    merged = pair_confusion(file.gold, file.found).tp
     return Cover(
         compared=within + sum(_product(golds[a], golds[b]) for a, b in compared),
         triaged=merged + sum(_product(golds[a], golds[b]) - _product(placed[a], placed[b]) for a, b in near),
     )
 
 
+ByClass = dict[Hashable, Counter[Hashable]]
 ClassPair = tuple[Hashable, Hashable]
+
+
+def _counted_by_class(file: DistilledFile) -> tuple[ByClass, ByClass]:
+    """How many rows of each class carry each label, and how many each label in each cluster found."""
+    golds: ByClass = defaultdict(Counter)
+    placed: ByClass = defaultdict(Counter)
+    for item_id, gold, found in zip(file.item_of, file.gold, file.found, strict=True):
+        golds[file.class_of[item_id]][gold] += 1
+        placed[file.class_of[item_id]][gold, found] += 1
+    return golds, placed
 
 
 def _class_pairs(file: DistilledFile) -> tuple[set[ClassPair], set[ClassPair]]:
@@ -272,11 +277,6 @@ def _class_pairs(file: DistilledFile) -> tuple[set[ClassPair], set[ClassPair]]:
 def _product(a: Counter[Hashable], b: Counter[Hashable]) -> int:
     smaller, larger = (a, b) if len(a) <= len(b) else (b, a)
     return sum(count * larger[label] for label, count in smaller.items() if label in larger)
-
-
-def _joined(joint: Sequence[Hashable]) -> Sequence[int]:
-    known: dict[Hashable, int] = {}
-    return [known.setdefault(label, len(known)) for label in joint]
 
 
 def _cross_org_merges(file: DistilledFile) -> int:
@@ -297,16 +297,36 @@ def _wrong_by_op(files: Sequence[DistilledFile]) -> dict[str, int]:
 
 
 def _series(files: Sequence[DistilledFile]) -> Series:
-    """Compared pairs of items by probability; recall counts the labelled pairs of items never compared."""
-    scores: list[float] = []
-    labels: list[bool] = []
-    positives = 0
-    for file in files:
-        is_same = same_statement(file)
-        scores += (pair.decided.probability for pair in file.pairs)
-        labels += (is_same(pair.a_id, pair.b_id) for pair in file.pairs)
-        positives += pairs_within(_joined(list(_gold_of_items(file).values())))
-    return Series("probability", precision_recall(scores, labels, positives=positives))
+    """Pairs of rows by probability, those of one class surely the same; recall counts what was not compared."""
+    entries = [entry for file in files for entry in _scored(file)]
+    counted = _confusion(files)
+    curve = precision_recall(
+        [score for score, _, _ in entries],
+        [label for _, label, _ in entries],
+        counts=[count for _, _, count in entries],
+        positives=counted.tp + counted.fn,
+    )
+    return Series("probability", curve)
+
+
+def _scored(file: DistilledFile) -> Iterator[tuple[float, bool, int]]:
+    """Probability, label and number of pairs of rows, class by class and compared pair by compared pair."""
+    golds, _ = _counted_by_class(file)
+    sizes = {key: counts.total() for key, counts in golds.items()}
+    for key, counts in golds.items():
+        same = sum(count * (count - 1) // 2 for count in counts.values())
+        yield 1.0, True, same
+        yield 1.0, False, sizes[key] * (sizes[key] - 1) // 2 - same
+    likeliest: dict[frozenset[Hashable], float] = {}
+    for pair in file.pairs:
+        both = frozenset((file.class_of[pair.a_id], file.class_of[pair.b_id]))
+        likeliest[both] = max(pair.decided.probability, likeliest.get(both, 0.0))
+    for both, probability in likeliest.items():
+        if len(both) == 2:
+            a, b = both
+            same = _product(golds[a], golds[b])
+            yield probability, True, same
+            yield probability, False, sizes[a] * sizes[b] - same
 
 
 def same_statement(file: DistilledFile) -> Callable[[ItemId, ItemId], bool]:

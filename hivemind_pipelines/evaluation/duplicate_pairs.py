@@ -93,7 +93,7 @@ def judge(
 
 
 def report(judged: Judged) -> Evaluation:
-    """The figures of all files together, and of each by itself where there are several."""
+    """The figures of all files together, and of each by itself."""
     pairs = judged.pairs
     files = tuple(dict.fromkeys(pair.file for pair in pairs))
     by_file = {name: figures([pair for pair in pairs if pair.file == name]) for name in files}

@@ -58,7 +58,7 @@ def _reasons(claim: ClaimedText, policy: SummaryPolicy) -> tuple[str, ...]:
 
 
 def report(checked: Sequence[CheckedClaim]) -> Evaluation:
-    """The figures of all files together, and of each by itself where there are several."""
+    """The figures of all files together, and of each by itself."""
     files = tuple(dict.fromkeys(claim.file for claim in checked))
     return Evaluation(
         task="grounding",

@@ -72,16 +72,22 @@ class Curve:
     recall: NDArray[np.float64]
 
 
-def precision_recall(scores: ArrayLike, labels: ArrayLike, *, positives: int | None = None) -> Curve:
-    """The curve over all thresholds; `positives` counts those too that got no score at all."""
+def precision_recall(
+    scores: ArrayLike, labels: ArrayLike, *, counts: ArrayLike | None = None, positives: int | None = None
+) -> Curve:
+    """The curve over all thresholds, shape (n,) each.
+
+    `counts` says how many times an entry stands there; `positives` counts those too that got no score.
+    """
     values, true = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=bool)
+    times = np.ones(len(values), np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
+    values, true, times = values[times > 0], true[times > 0], times[times > 0]
     order = np.argsort(-values, kind="stable")
-    ordered, hits = values[order], np.cumsum(true[order])
+    ordered, called, hits = values[order], np.cumsum(times[order]), np.cumsum((times * true)[order])
     # Equal scores stand or fall together: only the last of each run is a threshold.
     is_last = np.append(ordered[1:] != ordered[:-1], True) if len(ordered) else np.empty(0, dtype=bool)
-    called = np.arange(1, len(ordered) + 1)[is_last]
-    whole = max(int(true.sum()) if positives is None else positives, 1)
-    return Curve(ordered[is_last], hits[is_last] / called, hits[is_last] / whole)
+    whole = max(int((times * true).sum()) if positives is None else positives, 1)
+    return Curve(ordered[is_last], hits[is_last] / called[is_last], hits[is_last] / whole)
 
 
 def recall_at_precision(curve: Curve, precision_min: float) -> float:

@@ -71,7 +71,7 @@ def scan_texts(
 
 
 def report(scanned: Sequence[ScannedText]) -> Evaluation:
-    """The figures of all files together, and of each by itself where there are several."""
+    """The figures of all files together, and of each by itself."""
     files = tuple(dict.fromkeys(text.file for text in scanned))
     return Evaluation(
         task="pii",

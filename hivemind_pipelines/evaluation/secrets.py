@@ -55,7 +55,7 @@ def scan(
 
 
 def report(scanned: Sequence[ScannedSecret]) -> Evaluation:
-    """The figures of all files together, and of each by itself where there are several."""
+    """The figures of all files together, and of each by itself."""
     files = tuple(dict.fromkeys(text.file for text in scanned))
     return Evaluation(
         task="secrets",

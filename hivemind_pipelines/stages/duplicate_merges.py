@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-from hivemind_pipelines.core import clustering, matching, safety
+from hivemind_pipelines.core import clustering, matching, review, safety
 from hivemind_pipelines.core.changes import Merge, Refusal, Unmerge
 from hivemind_pipelines.core.confirmation import CONFIRM_PROMPT_VERSION
 from hivemind_pipelines.core.model import PairEdge
 from hivemind_pipelines.core.policy import MatchingPolicy
 from hivemind_pipelines.core.receipts import MergesReceipt
+from hivemind_pipelines.core.review import PairVerdict
 from hivemind_pipelines.stages.context import StageContext
-from hivemind_pipelines.store import items, ledger, pairs
+from hivemind_pipelines.store import items, ledger, pairs, reviews
 from hivemind_pipelines.store.connection import try_lock
 from hivemind_pipelines.store.items import Pool
 from hivemind_pipelines.store.pairs import StoredPair
@@ -20,9 +21,11 @@ Plan = tuple[Merge | Unmerge, ...]
 def run(ctx: StageContext) -> MergesReceipt:
     """Read the pool and its pairs, plan the clusters, apply what differs from today."""
     stamp = ctx.policy.fingerprint("matching")
-    pool, stored, live, is_overruled = _read(ctx, stamp)
+    pool, stored, verdicts, live, is_overruled = _read(ctx, stamp)
     unsettled = sum(not item.settled for item in pool.items)
-    plan = clustering.plan_merges(pool.items, edges(stored, ctx.policy.matching), ctx.policy.matching)
+    plan = clustering.plan_merges(
+        pool.items, judged_edges(pool, stored, verdicts, ctx.policy.matching), ctx.policy.matching
+    )
     refusal = safety.mass_change(plan, live, ctx.policy.safety)
     receipt = _receipt(ctx, plan, due=unsettled)
     if refusal is not None and not ctx.allow_mass_change:
@@ -33,14 +36,25 @@ def run(ctx: StageContext) -> MergesReceipt:
     return _apply(ctx, plan, pool, receipt, stamp, is_overruled=is_overruled)
 
 
-def _read(ctx: StageContext, stamp: str) -> tuple[Pool, tuple[StoredPair, ...], int, bool]:
+def _read(
+    ctx: StageContext, stamp: str
+) -> tuple[Pool, tuple[StoredPair, ...], tuple[PairVerdict, ...], int, bool]:
     with ctx.store.read() as conn:
         stored = pairs.read_cluster_pairs(
             conn, ctx.org_id, model=ctx.services.llm_model, prompt_version=CONFIRM_PROMPT_VERSION
         )
         live, _ = items.count_items(conn, ctx.org_id)
         is_overruled = pairs.has_taken_back(conn, ctx.org_id)
-        return items.read_pool(conn, ctx.org_id, stamp=stamp), stored, live, is_overruled
+        verdicts = reviews.read_verdicts(conn, ctx.org_id)
+        return items.read_pool(conn, ctx.org_id, stamp=stamp), stored, verdicts, live, is_overruled
+
+
+def judged_edges(
+    pool: Pool, stored: Sequence[StoredPair], verdicts: Sequence[PairVerdict], policy: MatchingPolicy
+) -> tuple[PairEdge, ...]:
+    """What clustering goes by: people's verdicts, then vetoes, then the model, the LLM last."""
+    class_of = {item.id: item.class_key for item in pool.items}
+    return review.overrule(edges(stored, policy), verdicts, class_of)
 
 
 def edges(stored: Sequence[StoredPair], policy: MatchingPolicy) -> tuple[PairEdge, ...]:

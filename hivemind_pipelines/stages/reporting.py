@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BINS = 40
 
-#: Receipt counts that have a column of their own in the table of stages.
+#: Receipt counts that every stage has, shown apart from its own.
 _COLUMN_COUNTS = ("due", "applied", "dropped")
 
 
@@ -85,7 +85,7 @@ def read_org_report(store: Store, org_id: OrgId, receipts: Mapping[Stage, Receip
 
 
 def stage_table(reports: Sequence[OrgReport]) -> Table:
-    """One row per org and stage: due, applied, dropped, the stage's own counts and seconds."""
+    """One row per org and stage: due, applied, the other counts that are not zero, and seconds."""
     rows = (
         (
             report.org_id,
@@ -93,21 +93,25 @@ def stage_table(reports: Sequence[OrgReport]) -> Table:
             receipt.outcome.replace("_", " "),
             receipt.due,
             receipt.applied,
-            receipt.dropped,
-            own_counts(receipt),
+            _counts(receipt),
             round(receipt.seconds, 2),
         )
         for report in reports
         for stage in Stage
         if (receipt := report.receipts.get(stage)) is not None
     )
-    return Table(("org", "stage", "outcome", "due", "applied", "dropped", "counts", "seconds"), tuple(rows))
+    return Table(("org", "stage", "outcome", "due", "applied", "counts", "seconds"), tuple(rows))
+
+
+def _counts(receipt: Receipt) -> str:
+    dropped = f"{receipt.dropped:,} dropped" if receipt.dropped else ""
+    return ", ".join(filter(None, (dropped, own_counts(receipt))))
 
 
 def own_counts(receipt: Receipt) -> str:
     """The counts that only this kind of receipt has, those that are not zero, in words."""
     own = {name: count for name, count in receipt.counts().items() if name not in _COLUMN_COUNTS and count}
-    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in own.items())
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in own.items())
 
 
 def standing_table(reports: Sequence[OrgReport]) -> Table:

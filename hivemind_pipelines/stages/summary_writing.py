@@ -7,14 +7,23 @@ from datetime import timedelta
 from typing import Literal
 from uuid import UUID, uuid4
 
+import numpy as np
+
 from hivemind_pipelines.core import grounding, summarization, text
 from hivemind_pipelines.core.changes import Publish
-from hivemind_pipelines.core.model import LlmAnswer, SourceText, SummaryDraft, TopicCluster
+from hivemind_pipelines.core.model import (
+    EMBEDDING_DIMENSION,
+    LlmAnswer,
+    SourceText,
+    SummaryDraft,
+    TopicCluster,
+    Vectors,
+)
 from hivemind_pipelines.core.upkeep import Writing
 from hivemind_pipelines.services.pii import Redacted
 from hivemind_pipelines.stages.context import StageContext
 from hivemind_pipelines.stages.spending import Purse
-from hivemind_pipelines.store import derivations, ledger
+from hivemind_pipelines.store import derivations, items, ledger
 from hivemind_pipelines.store.derivations import SummaryStamps
 
 #: Doubling of the backoff stops here: 30 minutes become 32 hours.
@@ -71,10 +80,28 @@ def _write(ctx: StageContext, writing: Writing, purse: Purse) -> Written:
 
 def _extract(ctx: StageContext, sources: Sequence[SourceText]) -> _Draft | Written:
     sentences = [(source.number, one) for source in sources for one in text.sentences(source.content)]
-    vectors = ctx.services.embedder.embed([sentence for _, sentence in sentences])
+    vectors = _sentence_vectors(ctx, sources, sentences)
     draft = summarization.extract_summary(sources, sentences, vectors, ctx.policy.summary)
     reasons = grounding.check_draft(draft, sources, ctx.policy.summary)
     return Written("rejected", reasons[0]) if reasons else _Draft(draft)
+
+
+def _sentence_vectors(
+    ctx: StageContext, sources: Sequence[SourceText], sentences: Sequence[tuple[int, str]]
+) -> Vectors:
+    """Vectors of shape (len(sentences), 384); a source of one sentence has its vector already."""
+    with ctx.store.read() as conn:
+        ids, known = items.read_vectors(conn, ctx.org_id, [source.item_id for source in sources])
+    row_of = {item_id: row for row, item_id in enumerate(ids)}
+    whole = {
+        (source.number, source.content.strip()): known[row_of[source.item_id]]
+        for source in sources
+        if source.item_id in row_of
+    }
+    rest = [sentence for number, sentence in sentences if (number, sentence) not in whole]
+    embedded = iter(ctx.services.embedder.embed(rest))
+    rows = [whole[one] if one in whole else next(embedded) for one in sentences]
+    return np.array(rows, dtype=np.float32).reshape(len(rows), EMBEDDING_DIMENSION)
 
 
 def _ask(ctx: StageContext, sources: Sequence[SourceText], purse: Purse) -> _Draft | Written:

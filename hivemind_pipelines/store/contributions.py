@@ -43,7 +43,9 @@ APPLY_FLAGS = text("""
                              CAST(:lows AS boolean[])) AS n (pending_id, content_hash, score, is_low)
     ), valid AS (
         SELECT w.*, COALESCE(s.is_low_quality, false) AS was_low, s.score AS score_before,
-               p.tags IS NULL OR jsonb_typeof(p.tags) IN ('null', 'object') AS is_taggable
+               p.tags IS NULL OR jsonb_typeof(p.tags) IN ('null', 'object') AS is_taggable,
+               CASE WHEN p.tags IS NULL THEN 'sql_null' WHEN jsonb_typeof(p.tags) = 'null' THEN 'json_null'
+                    WHEN jsonb_typeof(p.tags) = 'object' THEN 'object' ELSE 'other' END AS tags_kind
         FROM wanted w
         JOIN public.pending_contributions p
             ON p.org_id = :org_id AND p.id = w.pending_id AND p.content_hash = w.content_hash
@@ -67,7 +69,7 @@ APPLY_FLAGS = text("""
             content_hash = EXCLUDED.content_hash, score = EXCLUDED.score,
             is_low_quality = EXCLUDED.is_low_quality, stamp = EXCLUDED.stamp
     )
-    SELECT pending_id, score, score_before, is_low, was_low FROM valid ORDER BY pending_id
+    SELECT pending_id, score, score_before, is_low, was_low, tags_kind FROM valid ORDER BY pending_id
 """)
 
 FORGET_GONE = text("""
@@ -94,7 +96,7 @@ def apply_flags(conn: Connection, org_id: OrgId, plan: Sequence[Flag], *, stamp:
         Entry(
             "flag" if row.is_low else "unflag",
             row.pending_id,
-            {"low_quality": row.was_low, "score": row.score_before},
+            {"low_quality": row.was_low, "score": row.score_before, "tags": row.tags_kind},
             {"low_quality": row.is_low, "score": row.score},
         )
         for row in rows

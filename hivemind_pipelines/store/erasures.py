@@ -123,6 +123,11 @@ REOPEN_RESTORED = text("""
 
 # Features carry words of the text: of a removed row nothing of them stays.
 FORGET_GONE = text("""
+    WITH verdicts AS (
+        -- A short text can be guessed from its hash.
+        DELETE FROM distillation.pair_verdicts
+        WHERE org_id = :org_id AND (a_id = ANY(CAST(:gone AS uuid[])) OR b_id = ANY(CAST(:gone AS uuid[])))
+    )
     DELETE FROM distillation.item_features
     WHERE org_id = :org_id AND item_id = ANY(CAST(:gone AS uuid[]))
 """)

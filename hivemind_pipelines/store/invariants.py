@@ -235,7 +235,8 @@ def _latest(*changes: str) -> str:
     return f"""
         -- One row a subject.
         SELECT DISTINCT ON (l.org_id, l.subject_id)
-               l.org_id, l.subject_id, l.change, l.after ->> 'canonical' AS canonical
+               l.org_id, l.subject_id, l.change, l.after ->> 'canonical' AS canonical,
+               l.after ->> 'status' AS status, l.after ->> 'verdict' AS verdict
         FROM distillation.ledger l
         WHERE {_of_org("l")} AND l.change IN ({names})
         ORDER BY l.org_id, l.subject_id, l.seq DESC
@@ -247,7 +248,8 @@ _UNLEDGERED = f"""
     -- lost has a tombstone, and its merge ended with it.
     WITH placed AS ({_latest("merge", "repoint", "import_merge", "unmerge")}),
          written AS ({_latest("publish", "revive", "retire")}),
-         opened AS ({_latest("open_case")}),
+         opened AS ({_latest("open_case", "decide_case")}),
+         judged AS ({_latest("judge")}),
          merges AS (SELECT m.* FROM distillation.merges m WHERE {_of_org("m")}),
          cases AS (SELECT c.* FROM distillation.contradiction_cases c WHERE {_of_org("c")}),
          live_summaries AS (
@@ -280,7 +282,12 @@ _UNLEDGERED = f"""
     SELECT COALESCE(c.org_id, o.org_id), COALESCE(c.case_id, o.subject_id)
     FROM cases c
     FULL JOIN opened o ON o.org_id = c.org_id AND o.subject_id = c.case_id
-    WHERE c.org_id IS NULL OR o.org_id IS NULL
+    WHERE c.org_id IS NULL OR o.org_id IS NULL OR o.status <> c.status
+    UNION ALL
+    SELECT v.org_id, v.pair_id
+    FROM distillation.pair_verdicts v
+    LEFT JOIN judged j ON j.org_id = v.org_id AND j.subject_id = v.pair_id
+    WHERE {_of_org("v")} AND j.verdict IS DISTINCT FROM v.verdict
 """
 
 _TOO_PUBLIC = f"""
@@ -342,7 +349,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     ),
     Invariant(
         "I15",
-        "every merge, live summary and case has its ledger row, and the ledger's last word on each is "
+        "every merge, live summary, case and verdict has its ledger row, and the last word on each is "
         "the state",
         _UNLEDGERED,
     ),

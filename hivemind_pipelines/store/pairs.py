@@ -282,6 +282,8 @@ STALE_PAIRS = text(f"{PAIRS} AND p.stamp <> :stamp ORDER BY p.a_id, p.b_id LIMIT
 UNCONFIRMED_PAIRS = text(
     f"{PAIRS} AND p.decision = 'possible' AND v.same IS NULL"
     " AND jsonb_array_length(p.comparison -> 'vetoes') = 0"
+    " AND NOT EXISTS (SELECT FROM distillation.pair_verdicts r WHERE r.org_id = p.org_id"
+    " AND r.a_id = p.a_id AND r.b_id = p.b_id AND r.a_hash = p.a_hash AND r.b_hash = p.b_hash)"
     " ORDER BY p.probability DESC, p.a_id, p.b_id LIMIT :limit"
 )
 
@@ -318,7 +320,7 @@ def read_stale_pairs(conn: Connection, org_id: OrgId, *, stamp: str, limit: int)
 def read_unconfirmed_pairs(
     conn: Connection, org_id: OrgId, *, model: str, prompt_version: str, limit: int
 ) -> tuple[StoredPair, ...]:
-    """Possible pairs without a cached verdict and without a veto, the likeliest first."""
+    """Possible pairs without a verdict, a person's or a cached one, and without a veto; likeliest first."""
     parameters = {"org_id": org_id, "model": model, "prompt_version": prompt_version, "limit": limit}
     return _pairs(conn.execute(UNCONFIRMED_PAIRS, parameters).mappings())
 
@@ -375,7 +377,8 @@ LOCK_ITEMS = text("""
 """)
 
 # The duplicate must be live (or ours, when re-pointed) and of the text that was compared, and so the
-# canonical; an earlier statement of this transaction may have brought the canonical back.
+# canonical; an earlier statement of this transaction may have brought the canonical back. A person may
+# have parted the two since the plan was made.
 APPLY_MERGES = text("""
     WITH wanted AS (
         SELECT * FROM unnest(CAST(:duplicates AS uuid[]), CAST(:duplicate_hashes AS text[]),
@@ -397,6 +400,11 @@ APPLY_MERGES = text("""
         LEFT JOIN distillation.merges m ON m.org_id = :org_id AND m.duplicate_id = w.duplicate_id
         WHERE (d.expired_at IS NULL OR (m.expired_at = d.expired_at AND NOT m.is_legacy))
           AND w.canonical_id NOT IN (SELECT duplicate_id FROM wanted)
+          AND NOT EXISTS (
+            SELECT FROM distillation.pair_verdicts r
+            WHERE r.org_id = :org_id AND r.verdict = 'distinct'
+              AND ((r.a_id, r.a_hash, r.b_id, r.b_hash) = (d.id, d.content_hash, c.id, c.content_hash)
+                OR (r.a_id, r.a_hash, r.b_id, r.b_hash) = (c.id, c.content_hash, d.id, d.content_hash)))
     ), registered AS (
         INSERT INTO distillation.registered_items (org_id, item_id, kind)
         SELECT :org_id, duplicate_id, 'original' FROM valid
@@ -545,7 +553,7 @@ def apply_merges(
     reasons = {change.duplicate_id: change.reason for change in unmerges}
     entries = (
         *(unmerge_entry(row.duplicate_id, row.canonical_id, row.expired_at, reasons) for row in revived),
-        *(_merge_entry(row) for row in merged),
+        *(merge_entry(row) for row in merged),
     )
     return Applied(len(entries), len(plan) - len(entries), entries)
 
@@ -559,7 +567,8 @@ def unmerge_entry(
     return Entry("unmerge", duplicate_id, before, after)
 
 
-def _merge_entry(row: Any) -> Entry:
+def merge_entry(row: Any) -> Entry:
+    """The ledger entry of a duplicate that was merged or re-pointed."""
     after = {"expired_at": row.expired_at.isoformat(), "canonical": str(row.canonical_id)}
     if not row.is_new:
         return Entry("repoint", row.duplicate_id, {"canonical": str(row.previous_id)}, after)

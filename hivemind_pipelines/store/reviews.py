@@ -114,18 +114,18 @@ def _spoken(verdict: object, source: object, by: object, at: object, reason: obj
 
 # Written even where nothing was settled: a run beside us that read the row must not settle it.
 REOPEN = text("""
-    UPDATE distillation.item_features SET settled_stamp = NULL, topic_stamp = NULL
+    UPDATE distillation.item_features SET settled_stamp = NULL
     WHERE org_id = :org_id AND item_id = ANY(CAST(:ids AS uuid[]))
 """)
 
 
 def reopen(conn: Connection, org_id: OrgId, ids: Iterable[UUID]) -> None:
-    """Make the components and the topics of these items due again."""
+    """Make the components of these items due again."""
     conn.execute(REOPEN, {"org_id": org_id, "ids": sorted(ids)})
 
 
 # Every org on purpose when `:org_id` is NULL: a reviewer may look after many.
-_POSSIBLE = f"""
+_POSSIBLE = """
     FROM distillation.candidate_pairs p
     JOIN public.knowledge_items a
         ON a.org_id = p.org_id AND a.id = p.a_id AND a.content_hash = p.a_hash
@@ -417,7 +417,14 @@ DECIDE_CASE = text("""
 
 
 def decide_case(
-    conn: Connection, org_id: OrgId, case_id: CaseId, status: str, outcome: str | None, *, by: str | None, at: datetime
+    conn: Connection,
+    org_id: OrgId,
+    case_id: CaseId,
+    status: str,
+    outcome: str | None,
+    *,
+    by: str | None,
+    at: datetime,
 ) -> tuple[Entry, ...]:
     """Give a case a status; the ledger entry, none when it has that status and outcome already."""
     parameters = {

@@ -31,42 +31,26 @@ from hivemind_pipelines_tests.stages.commons import NOW, policy, services
 
 SIZES = {"acme": 2_500, "globex": 1_500, "initech": 1_000}
 YEARS_AGO = datetime(2024, 5, 1, tzinfo=UTC)
-LOOSE = policy(topics={"distance_max": 0.5})
+LOOSE = policy(topics={"distance_max": 0.4}, matching={"cosine_min": 0.85, "jaccard_min": 0.75})
 
 CATEGORIES = ("bug_fix", "config", "workaround", "tooling", "general")
-PARTS = (
-    "scheduler gateway ledger indexer renderer notifier crawler broker registry importer exporter balancer "
-    "compiler archiver replicator sampler tokenizer dispatcher watcher throttler"
-).split()
-THINGS = (
-    "certificate checkpoint manifest quota partition snapshot cursor backlog heartbeat watermark webhook "
-    "migration lockfile cookie payload bucket mutex replica topology histogram"
-).split()
-TROUBLES = (
-    "times out",
-    "loses its lease",
-    "drops the first batch",
-    "rejects unicode names",
-    "leaks descriptors",
-    "reports stale numbers",
-    "restarts every night",
-    "starves the small tenants",
-    "returns an empty page",
-    "fills the disk",
-    "ignores the proxy",
-    "rounds the wrong way",
+LETTERS = "bcdfghjklmnpqrstvwxz", "aeiouy"
+FRAMES = (
+    "{} {} times out on {}, so raise its {} before {} {}",
+    "drain {} {} and replay {} from {} whenever {} or {} restarts",
+    "rotate the {} of {} by hand; {} {} still reads {} from {}",
+    "{} rejects {} {} unless {} was warmed by {} and {}",
+    "never pin {} to {}: {} starves {} and then {} {}",
+    "{} leaks {} while {} copies {} {} into {}",
 )
 REMEDIES = (
-    "raise the {} limit before the next release",
-    "drain the {} and replay from the last marker",
-    "rotate the {} by hand and open a ticket",
-    "disable compression for the {}",
-    "pin the {} to one zone",
-    "delete the orphaned {} entries first",
-    "warm the {} after every deploy",
-    "move the {} out of the hot path",
+    "raise its limit before the next release",
+    "drain it and replay from the last marker",
+    "rotate it by hand and open a ticket",
+    "disable compression for it",
+    "pin it to one zone",
+    "delete the orphaned entries first",
 )
-PLACES = ("in staging", "on the edge nodes", "during peak hours", "for large tenants", "after a failover")
 
 
 @dataclass
@@ -108,19 +92,21 @@ class Commons:
         return UUID(str(row["id"]))
 
 
+def name(chance: random.Random) -> str:
+    """A service, table or setting that only this house knows."""
+    consonants, vowels = LETTERS
+    return "".join(chance.choice(consonants) + chance.choice(vowels) for _ in range(chance.randint(2, 5)))
+
+
 def sentence(chance: random.Random) -> str:
     """A note of one sentence."""
-    trouble, remedy = chance.choice(TROUBLES), chance.choice(REMEDIES)
-    return (
-        f"When the {chance.choice(PARTS)} {chance.choice(THINGS)} {trouble} {chance.choice(PLACES)}, "
-        f"{remedy.format(f'{chance.choice(PARTS)} {chance.choice(THINGS)}')}"
-    )
+    return chance.choice(FRAMES).format(*(name(chance) for _ in range(6)))
 
 
 def plant_duplicates(commons: Commons) -> None:
     """The same note again in other case, spacing, punctuation or with an article more."""
     text, category = sentence(commons.random), commons.random.choice(CATEGORIES)
-    for again in (text, f"{text}.", text.replace(" ", "  ", 3), text.replace("When the", "When")):
+    for again in (text, f"{text}.", text.replace(" ", "  ", 3), f"{text[:1].upper()}{text[1:]}!"):
         commons.add(again, category=category)
 
 
@@ -133,9 +119,9 @@ def plant_versions(commons: Commons) -> None:
 
 def plant_relatives(commons: Commons) -> None:
     """Several notes about one thing."""
-    part, thing, trouble = (commons.random.choice(words) for words in (PARTS, THINGS, TROUBLES))
+    thing, place = name(commons.random), name(commons.random)
     for remedy in commons.random.sample(REMEDIES, 4):
-        commons.add(f"The {part} {thing} {trouble}: {remedy.format(thing)}", category="domain_expertise")
+        commons.add(f"When the {thing} of {place} is stuck, {remedy}", category="domain_expertise")
 
 
 def plant_legacy_merge(commons: Commons) -> None:
@@ -203,7 +189,8 @@ def copy_into(store: Store, table: str, found: list[dict[str, Any]]) -> None:
     """Rows by COPY, as a restored backup would bring them."""
     names = list(found[0])
     with store.begin() as connection, raw_cursor(connection) as cursor:
-        with cursor.copy(f"COPY public.{table} ({', '.join(names)}) FROM STDIN") as copy:
+        statement = f"COPY public.{table} ({', '.join(names)}) FROM STDIN"
+        with cursor.copy(statement) as copy:
             for row in found:
                 copy.write_row([row[name] for name in names])
 
@@ -322,6 +309,7 @@ def _everything_happened(store: Store, receipts: dict[str, dict[str, Any]]) -> N
     lacking = (
         "SELECT count(*) FROM public.knowledge_items"
         " WHERE embedding IS NULL AND deleted_at IS NULL AND expired_at IS NULL"
+        " AND source_agent_id <> 'distillation'"
     )
     assert scalar(store, lacking) == 0
     versions = (
@@ -345,8 +333,8 @@ def _legacy_is_honoured(store: Store) -> None:
         """,
     )
     assert kept > 5
-    retired = "SELECT count(*) FROM distillation.ledger WHERE change = 'retire' AND after ->> 'reason' = 'topic_dissolved'"
-    assert scalar(store, retired) == 0
+    retired = "SELECT after ->> 'reason' AS reason FROM distillation.ledger WHERE change = 'retire'"
+    assert "topic_dissolved" not in {row.reason for row in rows(store, retired)}
 
 
 def _pending_rows_carry_our_tags_only(store: Store) -> None:

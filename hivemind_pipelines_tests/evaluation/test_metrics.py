@@ -86,6 +86,16 @@ def test_positives_without_a_score_lower_recall_only() -> None:
     assert curve.precision.tolist() == pytest.approx([1.0, 0.5, 2 / 3])
 
 
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9]), st.booleans(), st.integers(0, 3)), max_size=12))
+def test_counts_stand_for_repeated_entries(entries: list[tuple[float, bool, int]]) -> None:
+    scores, labels, counts = zip(*entries, strict=True) if entries else ((), (), ())
+    spelled_out = [(score, label) for score, label, count in entries for _ in range(count)]
+    counted = precision_recall(scores, labels, counts=counts)
+    repeated = precision_recall([score for score, _ in spelled_out], [label for _, label in spelled_out])
+    for name in ("thresholds", "precision", "recall"):
+        assert getattr(counted, name).tolist() == getattr(repeated, name).tolist()
+
+
 @given(CLUSTERED)
 def test_pairs_of_clusterings_are_counted_as_if_one_by_one(rows: list[tuple[int, int]]) -> None:
     found = pair_confusion([gold for gold, _ in rows], [cluster for _, cluster in rows])

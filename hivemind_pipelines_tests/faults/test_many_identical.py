@@ -13,7 +13,7 @@ from hivemind_pipelines.core.receipts import MergesReceipt
 from hivemind_pipelines.core.text import content_hash, normalise
 from hivemind_pipelines.stages import quality_scores
 from hivemind_pipelines.store import invariants
-from hivemind_pipelines.store.connection import Store, raw_cursor
+from hivemind_pipelines.store.connection import Store, copy_rows
 from hivemind_pipelines_tests.builders import (
     ACME,
     LONG_AGO,
@@ -27,7 +27,20 @@ from hivemind_pipelines_tests.builders import (
 from hivemind_pipelines_tests.observed import forbidden_changes, own_digest
 from hivemind_pipelines_tests.stages.commons import NOW, distil, policy
 
-WORDS = "set the pool timeout to avoid stale connections after a database failover".split()
+WORDS = (
+    "set",
+    "the",
+    "pool",
+    "timeout",
+    "to",
+    "avoid",
+    "stale",
+    "connections",
+    "after",
+    "a",
+    "database",
+    "failover",
+)
 COUNT = 10_000
 MATCHING = [Stage.ITEM_FEATURES, Stage.DUPLICATE_PAIRS, Stage.DUPLICATE_MERGES]
 
@@ -48,14 +61,16 @@ def variants(count: int) -> list[str]:
 
 def insert_many(store: Store, texts: Sequence[str]) -> None:
     """Items by COPY, the first of the best quality."""
-    columns = "id, org_id, source_agent_id, content, content_hash, category, quality_score, contributed_at"
-    with store.begin() as connection, raw_cursor(connection) as cursor:
-        with cursor.copy(f"COPY public.knowledge_items ({columns}) FROM STDIN") as copy:
-            for number, text in enumerate(texts):
-                quality = 0.9 if number == 0 else 0.5
-                copy.write_row(
-                    (uuid4(), ACME, "agent-1", text, content_hash(text), "general", quality, LONG_AGO)
-                )
+    columns = (
+        "id", "org_id", "source_agent_id", "content", "content_hash", "category", "quality_score",
+        "contributed_at",
+    )  # fmt: skip
+    rows = (
+        (uuid4(), ACME, "agent-1", text, content_hash(text), "general", 0.5 if number else 0.9, LONG_AGO)
+        for number, text in enumerate(texts)
+    )
+    with store.begin() as connection:
+        copy_rows(connection, "public.knowledge_items", columns, rows)
 
 
 def holds(store: Store) -> None:
@@ -78,12 +93,16 @@ def test_ten_thousand_items_that_are_one_after_normalisation_become_one(
     merges = distil(store, allow_mass_change=True, now=NOW + timedelta(hours=1))[Stage.DUPLICATE_MERGES]
     merged = perf_counter()
     with capsys.disabled():
-        print(f" {COUNT} identical: refused after {looked - started:.1f} s, merged in {merged - looked:.1f} s ")
+        print(
+            f" {COUNT} identical: refused after {looked - started:.1f} s, merged in {merged - looked:.1f} s "
+        )
     assert isinstance(merges, MergesReceipt)
     assert (merges.merged, merges.clusters) == (COUNT - 1, 1)
     assert merged - started < 60
     assert forbidden_changes(before, public_dump(store)) == []
-    [canonical] = rows(store, "SELECT id, quality_score, tags FROM public.knowledge_items WHERE expired_at IS NULL")
+    [canonical] = rows(
+        store, "SELECT id, quality_score, tags FROM public.knowledge_items WHERE expired_at IS NULL"
+    )
     assert canonical.quality_score == 0.9
     assert len(canonical.tags["provenance_links"]) == COUNT - 1
     holds(store)

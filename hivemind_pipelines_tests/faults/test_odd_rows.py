@@ -78,9 +78,7 @@ class Neighbours:
             org=self._org,
         )
         assert [set(row.tags["source_item_ids"]) for row in summaries] == [set(map(str, self._sources))]
-        [row] = rows(
-            store, "SELECT tags FROM public.pending_contributions WHERE id = :id", id=self._pending
-        )
+        [row] = rows(store, "SELECT tags FROM public.pending_contributions WHERE id = :id", id=self._pending)
         assert row.tags["low_quality_prescreened"] is True
 
 
@@ -191,9 +189,7 @@ def test_moments_that_no_driver_carries_harm_nobody(store: Store, moment: str) -
 def test_a_summary_that_the_server_expired_for_ever_stays_expired(store: Store) -> None:
     Neighbours(store)
     distil(store, under=LOOSE)
-    summary = scalar(
-        store, "SELECT id FROM public.knowledge_items WHERE source_agent_id = 'distillation'"
-    )
+    summary = scalar(store, "SELECT id FROM public.knowledge_items WHERE source_agent_id = 'distillation'")
     execute(store, "UPDATE public.knowledge_items SET expired_at = 'infinity' WHERE id = :id", id=summary)
     distil(store, under=LOOSE, now=NOW + timedelta(hours=1))
     assert read_item(store, summary)["expired_at"] == "infinity"

@@ -178,9 +178,7 @@ def score(world: World) -> None:
 
 
 def propagate(world: World) -> None:
-    erasure_propagation.run(
-        world.store, datetime.now(UTC), world.policy, RunId(uuid4()), OrgId(ACME)
-    )
+    erasure_propagation.run(world.store, datetime.now(UTC), world.policy, RunId(uuid4()), OrgId(ACME))
 
 
 def run_some_stages(world: World) -> None:

@@ -225,7 +225,9 @@ def test_reading_an_org_that_holds_nothing_gives_an_empty_report(store: Store) -
 
 def test_the_stage_table_has_a_row_for_each_org_and_stage_in_run_order() -> None:
     receipts: dict[Stage, Receipt] = {
-        Stage.DUPLICATE_MERGES: MergesReceipt(outcome="applied", due=3, applied=2, merged=2, seconds=0.123),
+        Stage.DUPLICATE_MERGES: MergesReceipt(
+            outcome="applied", due=3, applied=2, dropped=1, merged=2, seconds=0.123
+        ),
         Stage.ITEM_FEATURES: FeaturesReceipt(due=0),
     }
     report = OrgReport(ACME, receipts, EMPTY.standing, (), (), ())
@@ -234,8 +236,8 @@ def test_the_stage_table_has_a_row_for_each_org_and_stage_in_run_order() -> None
 
     assert table.columns[:3] == ("org", "stage", "outcome")
     assert table.rows == (
-        (ACME, "item_features", "nothing due", 0, 0, 0, "", 0.0),
-        (ACME, "duplicate_merges", "applied", 3, 2, 0, "2 merged", 0.12),
+        (ACME, "item_features", "nothing due", 0, 0, "", 0.0),
+        (ACME, "duplicate_merges", "applied", 3, 2, "1 dropped, 2 merged", 0.12),
     )
 
 
