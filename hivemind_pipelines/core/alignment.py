@@ -1,12 +1,13 @@
 """Alignment: the changes that turn one text into another, each with the kind that says what it does."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
-from hivemind_pipelines.core.kinship import ChangeKind, lone_kind, relation
-from hivemind_pipelines.core.tokens import Kind, Token
+from hivemind_pipelines.core.kinship import ChangeKind, lone_kind, relation, stem
+from hivemind_pipelines.core.reordering import Order, order
+from hivemind_pipelines.core.tokens import Token
 
 #: Beyond this product of token counts only the multisets of tokens are compared.
 ALIGNED_CELLS_MAX = 250_000
@@ -18,11 +19,15 @@ Run = Sequence[Token]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Tokens of one side that stand for tokens of the other; either side may be empty."""
+    """Tokens of one side that stand for tokens of the other; either side may be empty.
+
+    `company` counts the words of weight that one side has there beside a token without a counterpart.
+    """
 
     kind: ChangeKind
     removed: tuple[Token, ...]
     added: tuple[Token, ...]
+    company: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +35,24 @@ class Alignment:
     """All changes between two texts; `sentences_moved` whole sentences stand elsewhere unchanged."""
 
     changes: tuple[Change, ...]
+    order: Order = Order.KEPT
     sentences_moved: int = 0
     is_exact: bool = True
 
 
 def align(a: Sequence[Run], b: Sequence[Run]) -> Alignment:
     """Align two texts given as sentences of tokens."""
-    flat = _align_runs(_flat(a), _flat(b))
-    if min(len(a), len(b)) < 3 or _moves(flat) < 3:
+    flat = replace(_align_runs(_flat(a), _flat(b)), order=order(_flat(a), _flat(b)))
+    if min(len(a), len(b)) < 2 or flat.order is Order.KEPT:
         return flat
     a_rest, b_rest, shared = _without_shared(a, b)
-    return replace(_align_runs(_flat(a_rest), _flat(b_rest)), sentences_moved=shared)
+    rest_order = order(_flat(a_rest), _flat(b_rest)) if shared else flat.order
+    if rest_order in (Order.KEPT, Order.MOVED):
+        rest_order = Order.SENTENCES_MOVED
+    if min(len(a), len(b)) < 3 or _moves(flat) < 3:
+        return replace(flat, order=rest_order if shared else flat.order)
+    rest = _align_runs(_flat(a_rest), _flat(b_rest))
+    return replace(rest, order=rest_order, sentences_moved=shared)
 
 
 def _moves(alignment: Alignment) -> int:
@@ -125,23 +137,34 @@ def _pair(removed: Run, added: Run) -> Iterator[Change]:
     kin = list(_kin(removed, added)) if max(len(removed), len(added)) <= PAIRED_TOKENS_MAX else []
     yield from (Change(kind, (removed[x],), (added[y],)) for kind, x, y in kin)
     paired_x, paired_y = {x for _, x, _ in kin}, {y for _, _, y in kin}
-    for index, token in enumerate(removed):
-        if index not in paired_x:
-            yield Change(lone_kind(token), (token,), ())
-    for index, token in enumerate(added):
-        if index not in paired_y:
-            yield Change(lone_kind(token), (), (token,))
+    removed_alone = [token for index, token in enumerate(removed) if index not in paired_x]
+    added_alone = [token for index, token in enumerate(added) if index not in paired_y]
+    for token in removed_alone:
+        yield Change(lone_kind(token), (token,), (), _weight(removed_alone))
+    for token in added_alone:
+        yield Change(lone_kind(token), (), (token,), _weight(added_alone))
+
+
+def _weight(alone: Run) -> int:
+    return sum(lone_kind(token) in _WEIGHTY for token in alone)
+
+
+_WEIGHTY = frozenset(
+    {ChangeKind.WORD_ADDED, ChangeKind.NAME_ADDED, ChangeKind.CODE_ADDED, ChangeKind.NUMBER_ADDED}
+)
 
 
 def _is_respaced(removed: Run, added: Run) -> bool:
-    """Whether two runs of prose are the same letters cut into words in another way."""
-    if any(token.in_code for token in (*removed, *added)):
+    """Whether two runs, not both in code, are the same letters cut into words in another way."""
+    if all(any(token.in_code for token in run) for run in (removed, added)):
         return False
-    return _joined(removed) == _joined(added) != ""
+    is_code = any(token.in_code for token in (*removed, *added))
+    return _joined(removed, is_code) == _joined(added, is_code) != ""
 
 
-def _joined(run: Run) -> str:
-    return "".join(token.key.replace("-", "").replace("_", "") for token in run)
+def _joined(run: Run, is_code: bool) -> str:
+    letters = "".join(token.form if is_code else token.key for token in run)
+    return letters.replace("-", "").replace("_", "")
 
 
 def _kin(removed: Run, added: Run) -> Iterator[tuple[ChangeKind, int, int]]:
@@ -173,28 +196,44 @@ _RANK = {kind: rank for rank, kind in enumerate(
 
 def _with_moves(changes: Sequence[Change]) -> Iterator[Change]:
     """Turn a token that was dropped here and added there, both in code or neither, into one that moved."""
-    dropped = Counter(_place(change.removed) for change in changes if not change.added)
-    raised = Counter(_place(change.added) for change in changes if not change.removed)
-    to_drop = dropped & raised
-    to_raise = to_drop.copy()
-    for change in changes:
-        if change.removed and change.added:
-            yield change
-        elif change.removed and to_drop[_place(change.removed)] > 0:
-            to_drop[_place(change.removed)] -= 1
-            yield Change(ChangeKind.MOVED, change.removed, change.removed)
-        elif change.added and to_raise[_place(change.added)] > 0:
-            to_raise[_place(change.added)] -= 1
-        else:
-            yield change
+    yield from _with_elsewhere(
+        _with_elsewhere(changes, _place, ChangeKind.MOVED), _root, ChangeKind.INFLECTION
+    )
 
 
-def _place(tokens: Run) -> tuple[str, bool]:
-    return tokens[0].key, tokens[0].in_code
+def _with_elsewhere(
+    changes: Iterable[Change], key: Callable[[Token], Hashable], kind: ChangeKind
+) -> list[Change]:
+    """Tie the lone tokens of either side that have the same key."""
+    found = list(changes)
+    raised: dict[Hashable, list[Token]] = defaultdict(list)
+    for change in found:
+        if not change.removed:
+            raised[key(change.added[0])].append(change.added[0])
+    tied: list[Change] = []
+    gone: Counter[Hashable] = Counter()
+    for change in found:
+        partners = raised.get(key(change.removed[0]), []) if change.removed and not change.added else []
+        if partners:
+            gone[key(partners[0])] += 1
+            tied.append(Change(kind, change.removed, (partners.pop(0),)))
+        elif change.removed:
+            tied.append(change)
+    for change in found:
+        if not change.removed:
+            place = key(change.added[0])
+            if gone[place] > 0:
+                gone[place] -= 1
+            else:
+                tied.append(change)
+    return tied
 
 
-def is_binding(token: Token) -> bool:
-    """Whether the place of a token among others of its sort is part of the statement."""
-    if token.kind in (Kind.NUMBER, Kind.VERSION, Kind.OPERATOR) or token.is_name:
-        return True
-    return token.kind is Kind.CODE or token.key in ("to", "from", "than", "before", "after", "not", "only")
+def _place(token: Token) -> Hashable:
+    return token.key, token.in_code
+
+
+def _root(token: Token) -> Hashable:
+    """The stem of a plain word; anything else is like nothing but itself."""
+    is_plain = lone_kind(token) is ChangeKind.WORD_ADDED and not token.in_code and len(token.key) > 3
+    return stem(token.key) if is_plain else (token.key, token.in_code)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +13,10 @@ from hivemind_pipelines.core.policy import MatchingPolicy
 
 #: Pairs at policy.jaccard_min collide in at least one band with at least this probability.
 COLLISION_MIN = 0.97
+#: Below this cosine only the very nearest neighbours of an item are worth a comparison.
+FAR_COSINE = 0.6
+#: How many neighbours an item may have for far ones still to count among them.
+FAR_RANK_MAX = 12
 PROBE_TILE = 512
 POOL_TILE = 8192
 
@@ -56,21 +61,55 @@ def vector_neighbours(
 ) -> list[tuple[ItemId, ItemId, float]]:
     """The pairs (a < b, cosine) of each probe with its `top_k` nearest pool items at `cosine_min` or above.
 
+    Beyond the first 12 neighbours of a probe only cosines of 0.6 and above count: rewordings lie far apart
+    but next to each other, and templates lie near.
+
     Exact: a blocked float32 product of shapes (n, d) and (m, d) whose rows are unit length; a row that
     is zero or not finite matches nothing. Memory is bounded by one tile of 512 by 8192.
     """
     if len(probe_ids) == 0 or len(pool_ids) == 0 or top_k < 1:
         return []
-    pool = _usable(pool)
+    known = _Pool(pool_ids, pool)
     found: dict[tuple[ItemId, ItemId], float] = {}
     for start in range(0, len(probe_ids), PROBE_TILE):
         ids = probe_ids[start : start + PROBE_TILE]
-        tile = _usable(probe[start : start + PROBE_TILE])
-        for row, column, cosine in _nearest(ids, tile, pool_ids, pool, cosine_min, top_k):
+        hits = _nearest(ids, _usable(probe[start : start + PROBE_TILE]), known, cosine_min, top_k)
+        for row, column, cosine in zip(
+            hits.rows.tolist(), hits.columns.tolist(), hits.cosines.tolist(), strict=True
+        ):
             a_id, b_id = ids[row], pool_ids[column]
             pair = (a_id, b_id) if a_id < b_id else (b_id, a_id)
-            found[pair] = max(cosine, found.get(pair, -1.0))
+            found[pair] = max(min(cosine, 1.0), found.get(pair, -1.0))
     return [(a_id, b_id, cosine) for (a_id, b_id), cosine in sorted(found.items())]
+
+
+class _Pool:
+    """The pool's usable rows with the column and the rank of each id."""
+
+    def __init__(self, ids: Sequence[ItemId], vectors: Vectors) -> None:
+        self.vectors = _usable(vectors)
+        self.is_zero = np.abs(self.vectors).max(axis=1) == 0.0
+        self.column_of = {item_id: column for column, item_id in enumerate(ids)}
+        self.rank = np.empty(len(ids), dtype=np.int64)
+        self.rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+
+
+@dataclass(frozen=True, slots=True)
+class _Hits:
+    """Neighbours of the rows of a tile, nearest first within a row; `places` count them from 0."""
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    cosines: NDArray[np.float32]
+    places: NDArray[np.int64]
+
+    def where(self, kept: NDArray[np.bool_]) -> "_Hits":
+        """Those of the hits that are marked."""
+        return _Hits(self.rows[kept], self.columns[kept], self.cosines[kept], self.places[kept])
+
+
+_NO_INDICES = np.empty(0, dtype=np.int64)
+_NO_HITS = _Hits(_NO_INDICES, _NO_INDICES, np.empty(0, dtype=np.float32), _NO_INDICES)
 
 
 def _usable(vectors: Vectors) -> Vectors:
@@ -80,30 +119,46 @@ def _usable(vectors: Vectors) -> Vectors:
     return rows if is_finite.all() else np.where(is_finite[:, None], rows, np.float32(0.0))
 
 
-def _nearest(
-    ids: Sequence[ItemId],
-    tile: Vectors,
-    pool_ids: Sequence[ItemId],
-    pool: Vectors,
-    cosine_min: float,
+def _nearest(ids: Sequence[ItemId], tile: Vectors, pool: _Pool, cosine_min: float, top_k: int) -> _Hits:
+    """The best `top_k` hits of each row, ties by the smaller id, and far ones among the first only."""
+    best = _NO_HITS
+    floor = np.full(len(ids), cosine_min, dtype=np.float32)
+    for start in range(0, len(pool.vectors), POOL_TILE):
+        product = _cosines(ids, tile, pool, start)
+        rows, columns = np.nonzero(product >= floor[:, None])
+        best = _merged(best, rows, columns + start, product[rows, columns], pool.rank, top_k)
+        # Nothing below a row's last hit can enter any more.
+        last = best.where(best.places == top_k - 1)
+        floor[last.rows] = last.cosines
+    is_kept: NDArray[np.bool_] = (best.cosines >= np.float32(FAR_COSINE)) | (best.places < FAR_RANK_MAX)
+    return best.where(is_kept)
+
+
+def _cosines(ids: Sequence[ItemId], tile: Vectors, pool: _Pool, start: int) -> Vectors:
+    """The product of a tile with the pool rows from `start` on; what may not match is below any cosine."""
+    end = start + POOL_TILE
+    product: Vectors = tile @ pool.vectors[start:end].T
+    product[np.abs(tile).max(axis=1) == 0.0] = -2.0
+    product[:, pool.is_zero[start:end]] = -2.0
+    for row, item_id in enumerate(ids):
+        own = pool.column_of.get(item_id, -1)
+        if start <= own < end:
+            product[row, own - start] = -2.0
+    return product
+
+
+def _merged(
+    best: _Hits,
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    cosines: NDArray[np.float32],
+    rank: NDArray[np.int64],
     top_k: int,
-) -> list[tuple[int, int, float]]:
-    """Row, pool column and cosine of the best `top_k` hits of each row, ties by the smaller id."""
-    is_zero = np.abs(tile).max(axis=1) == 0.0
-    pool_is_zero = np.abs(pool).max(axis=1) == 0.0
-    hits: list[list[tuple[float, ItemId, int]]] = [[] for _ in ids]
-    for start in range(0, len(pool), POOL_TILE):
-        product = tile @ pool[start : start + POOL_TILE].T
-        product[is_zero] = -2.0
-        product[:, pool_is_zero[start : start + POOL_TILE]] = -2.0
-        rows, columns = np.nonzero(product >= np.float32(cosine_min))
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            other = pool_ids[start + column]
-            if other != ids[row]:
-                hits[row].append((-float(product[row, column]), other, start + column))
-        for row, found in enumerate(hits):
-            if len(found) > top_k:
-                hits[row] = sorted(found)[:top_k]
-    return [
-        (row, column, min(-negated, 1.0)) for row, found in enumerate(hits) for negated, _, column in found
-    ]
+) -> _Hits:
+    """The first `top_k` of each row among the best so far and new hits."""
+    rows, columns = np.concatenate((best.rows, rows)), np.concatenate((best.columns, columns))
+    cosines = np.concatenate((best.cosines, cosines))
+    by_row = np.lexsort((rank[columns], -cosines, rows))
+    rows, columns, cosines = rows[by_row], columns[by_row], cosines[by_row]
+    places = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    return _Hits(rows, columns, cosines, places).where(places < top_k)

@@ -16,22 +16,28 @@ GRAVE_KINDS: Final = (
     "word", "word_added", "operator", "quantifier_added", "number_added", "name_added", "flag_added", "code_added",
 )  # fmt: skip
 
+#: Where more of the longer text than this share changed, the changes are another text.
+ALIGNED_SHARE_MAX: Final = 0.6
+
+#: What may turn a statement round and needs a reader to tell.
+UNCLEAR: Final = ("order_broken", "negation_open", "voice_changed")
+
+#: Terms that may only speak for a duplicate; every other term may only speak against one.
+SIMILARITIES: Final = frozenset(
+    {
+        "cosine", "far_cosine", "far_content", "far_shingle", "shingle_jaccard", "word_jaccard", "containment",
+        "same_code", "same_code_share",
+    }
+)  # fmt: skip
+
 Scores = Mapping[str, float]
 
 
 def terms(scores: Scores) -> dict[str, float]:
     """What the model weighs, by name: similarities, and counts of changes damped by log(1 + n)."""
-    near = scores["is_near"]
+    near = float(is_aligned(scores))
     size = max(scores["tokens_max"], 1.0)
-    return {
-        "cosine": scores["cosine"] * near,
-        "far_cosine": scores["cosine"] * (1.0 - near),
-        "far": 1.0 - near,
-        "shingle_jaccard": scores["shingle_jaccard"],
-        "word_jaccard": scores["word_jaccard"],
-        "containment": scores["containment"],
-        "same_code": scores["same_code"],
-        "same_code_share": same_code_share(scores),
+    changes = {
         "code_differs": scores["has_code"] * (1.0 - scores["same_code"]),
         "changed_share": scores["changed"] / size,
         "both_sides_lone": log1p(scores["both_sides_lone"]),
@@ -39,6 +45,25 @@ def terms(scores: Scores) -> dict[str, float]:
         **{kind: log1p(scores[f"n_{kind}"]) for kind in (*MILD_KINDS, *GRAVE_KINDS)},
         **{f"{kind}_share": scores[f"n_{kind}"] / size for kind in GRAVE_KINDS},
     }
+    return {
+        "cosine": scores["cosine"] * near,
+        "far_cosine": scores["cosine"] * (1.0 - near),
+        "far_content": scores["content_overlap"] * (1.0 - near),
+        "far_shingle": scores["shingle_jaccard"] * (1.0 - near),
+        "far": 1.0 - near,
+        "shingle_jaccard": scores["shingle_jaccard"] * near,
+        "word_jaccard": scores["word_jaccard"] * near,
+        "containment": scores["containment"] * near,
+        "same_code": scores["same_code"],
+        "same_code_share": same_code_share(scores),
+        **{name: value * near for name, value in changes.items()},
+    }
+
+
+def is_aligned(scores: Scores) -> bool:
+    """Whether so much of two texts is the same that counting what differs says something."""
+    share = scores["changed"] / max(scores["tokens_max"], 1.0)
+    return bool(scores["is_near"]) and share <= ALIGNED_SHARE_MAX
 
 
 def same_code_share(scores: Scores) -> float:
@@ -61,6 +86,8 @@ def is_in_range(scores: Scores) -> bool:
     if not (scores["is_near"] and scores["is_exact"] and scores["cosine"] >= _LIMITS["cosine_min"]):
         return False
     if scores["tokens_min"] < _LIMITS["tokens_min"]:
+        return False
+    if any(scores[name] for name in UNCLEAR):
         return False
     grave = sum(scores[f"n_{kind}"] for kind in GRAVE_KINDS)
     if grave == 0.0:

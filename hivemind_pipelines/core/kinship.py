@@ -60,6 +60,7 @@ _GENERIC = words("name value id key string text n number")
 _TRAILING_DIGITS = re.compile(r"\d+\Z")
 _EXTENSION = re.compile(r"\.([A-Za-z]\w{0,4})\Z")
 _NUMBER_LIKE = frozenset({Kind.NUMBER, Kind.VERSION})
+_LOGIN = re.compile(r"[^@/:]+@[^@/:]+")
 _DOMAIN = re.compile(r"\w\.(?:com|org|net|io|dev)\b")
 _VOWELS = frozenset("aeiouy")
 _SIMILAR_LETTERS = frozenset(map(frozenset, ("sz", "cs", "ck", "iy")))
@@ -107,6 +108,8 @@ def lone_kind(token: Token) -> ChangeKind:
 def is_placeholder(form: str) -> bool:
     """Whether a code token stands for a value that the reader fills in."""
     lower = form.lower().strip("<>{}[]")
+    if _LOGIN.fullmatch(lower):
+        return all(map(is_placeholder, lower.split("@")))
     if lower.startswith(("path/to", "/path/to", "path\\to")) or lower in PLACEHOLDERS or "example." in lower:
         return True
     plain = _TRAILING_DIGITS.sub("", lower).rstrip("_")
@@ -173,7 +176,8 @@ def _word_relation(removed: Token, added: Token) -> ChangeKind | None:
         return ChangeKind.POLARITY
     if (a in NEGATIONS) != (b in NEGATIONS):
         return None
-    if is_code and _is_value(removed.form, added.form):
+    is_literal = removed.is_literal or added.is_literal
+    if is_code and not is_literal and _is_value(removed.form, added.form):
         return _placeholder_relation(a, b)
     for groups, kind in ((UNITS, ChangeKind.UNIT), (QUANTIFIERS, ChangeKind.QUANTIFIER)):
         if a in groups and b in groups:

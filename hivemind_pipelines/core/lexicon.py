@@ -33,7 +33,7 @@ FUNCTION_WORDS = words(
 OPENERS = words(
     """
     note notes tip til fyi workaround fix fixed solution learned heads up hope this helps worked for
-    me confirmed verified update edit psa reminder btw today
+    me confirmed verified update edit psa reminder btw today helped
     """
 )
 
@@ -42,7 +42,8 @@ NEGATIONS = words(
     not no never none neither nor cannot can't without non don't doesn't didn't isn't aren't wasn't
     weren't won't wouldn't shouldn't couldn't mustn't hasn't haven't hadn't unless except nothing
     nobody nowhere hardly revert reverts reverted undo undoes prevent prevents disallow disallowed
-    disallows forbid forbids forbidden prohibit prohibits avoid avoids
+    disallows forbid forbids forbidden prohibit prohibits avoid avoids avoided avoiding prevented
+    preventing disallowing prohibited undone
     """
 )
 
@@ -178,7 +179,8 @@ SYNONYMS = _pairs(
     integer|int boolean|bool string|str message|msg version|release versions|releases
     utility|tool,utilities available|existing supported|available recursive|recursively
     convert|transform,turn copy|duplicate simulate|emulate compute|calculate computes|calculates
-    calculate|count send|transmit,submit store|save,keep stores|saves,keeps saving|storing
+    calculate|count send|transmit,submit store|save,keep keep|preserve,retain
+    keeps|preserves,retains stores|saves,keeps saving|storing
     additional|extra,more optional|optionally interactively|interactive verbosely|verbose
     silently|quietly,silent automatically|auto desired|given named|called called|named
     particular|specific,given,certain specific|given,certain,named instance|copy process|task
@@ -249,6 +251,9 @@ NUMBER_WORDS = {
 _UNIT_LINES = """ns nanosecond nanoseconds
     us µs microsecond microseconds
     ms msec millisecond milliseconds
+    kbit kilobit kilobits
+    mbit megabit megabits
+    gbit gigabit gigabits
     s sec secs second seconds
     min mins minute minutes
     h hr hrs hour hours
@@ -285,6 +290,10 @@ _UNIT_LINES = """ns nanosecond nanoseconds
     eur € euro euros
     gbp £ pound pounds
     jpy ¥ yen
+    chf francs
+    cny yuan
+    inr rupees
+    sek nok dkk kronor
     celsius
     fahrenheit"""
 
@@ -298,7 +307,7 @@ UNIT_NAMES = tuple(line.split()[0] for line in _UNIT_LINES.strip().splitlines())
 SIBLINGS = _groups(
     """ubuntu fedora debian alpine centos rhel archlinux arch opensuse suse gentoo nixos manjaro
     npm yarn pnpm bun deno npx
-    pip conda mamba poetry pipenv uv pipx
+    pip conda mamba poetry pdm hatch pipenv uv pipx
     apt apt-get aptitude dnf yum pacman zypper apk brew snap flatpak emerge dpkg rpm
     mysql postgresql postgres sqlite mariadb oracle mssql mongodb redis cassandra dynamodb
     docker podman containerd lxc nerdctl
@@ -336,6 +345,12 @@ SIBLINGS = _groups(
     make cmake ninja meson bazel
     nginx apache caddy haproxy
     systemd upstart launchd openrc
+    utc gmt cet est pst
+    pandas polars dask
+    kafka kinesis pulsar
+    jenkins travis circleci
+    grafana kibana
+    terraform pulumi ansible chef puppet
     x86 x86_64 amd64 arm arm64 aarch64 riscv
     intel amd nvidia
     monday tuesday wednesday thursday friday saturday sunday
@@ -360,7 +375,7 @@ SIBLINGS = _groups(
     user group owner role
     users groups owners roles
     bits bytes
-    kafka rabbitmq nats
+    rabbitmq nats
     gnome kde xfce
     x11 wayland
     lf crlf
@@ -378,10 +393,38 @@ PLACEHOLDERS = words(
     args arguments options id ids uuid project repo repository branch remote tag commit image
     container service group email address title message device interface keyword keywords query term
     terms search_term expression number n seconds image.png image.jpg example.com foo bar baz xxx
-    script archive bucket database table column field label session session_name variable var module
+    script archive bucket database dbname table column field label session session_name variable var module
     class method function type format size
     """
 )
+
+#: Words whose place among the others says nothing by itself.
+UNORDERED_WORDS = words(
+    """
+    a an the this that these those it its their your our my his her they you we i one is are was were be
+    been being am do does did has have had will would of so also just please
+    """
+)
+
+#: Words that tie a clause or an argument to the rest: what they begin may move as a whole.
+CONNECTIVES = words(
+    """
+    when while whenever if unless until once after before since because as although though for from by
+    with without in on at into onto through via during between among against per under over within
+    inside outside than then where whereas to rather instead otherwise or and but
+    """
+)
+
+#: Words by which a sentence says what is lacking or given up without a negation.
+SOFT_NEGATIONS = words(
+    """
+    without rather instead lack lacks lacking missing otherwise else or refuse refuses fail fails failed
+    stop stops drop drops dropped omit omits gone removed remove unable impossible ignore ignores
+    """
+)
+
+#: The helping verbs of the passive.
+PASSIVE_WORDS = words("is are was were be been being gets")
 
 #: Words that make the order of sentences part of the statement.
 SEQUENCE_WORDS = words(

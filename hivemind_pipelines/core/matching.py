@@ -7,14 +7,21 @@ from typing import TypeVar
 
 import numpy as np
 
-from hivemind_pipelines.core.alignment import Alignment, Change, align, is_binding
+from hivemind_pipelines.core.alignment import Alignment, Change, align
 from hivemind_pipelines.core.calibration import is_in_range, probability
 from hivemind_pipelines.core.confirmation import CONFIRM_PROMPT_VERSION, confirmation_request, parse_verdict
 from hivemind_pipelines.core.features import normalise_scope
-from hivemind_pipelines.core.kinship import ChangeKind, is_placeholder
-from hivemind_pipelines.core.lexicon import NEGATIONS, SEQUENCE_WORDS
+from hivemind_pipelines.core.kinship import ChangeKind, is_placeholder, stem
+from hivemind_pipelines.core.lexicon import (
+    FUNCTION_WORDS,
+    NEGATIONS,
+    PASSIVE_WORDS,
+    SEQUENCE_WORDS,
+    SOFT_NEGATIONS,
+)
 from hivemind_pipelines.core.model import Comparison, Decision, LlmVerdict, MatchInput, PairDecision, Scope
 from hivemind_pipelines.core.policy import MatchingPolicy
+from hivemind_pipelines.core.reordering import Order
 from hivemind_pipelines.core.text import clean, folded, normalise, sentences, shingles
 from hivemind_pipelines.core.tokens import Kind, Token, tokenise
 
@@ -43,8 +50,14 @@ NEAR_MIN = 0.25
 LISTED_MAX = 3
 QUOTED_MAX = 60
 
-#: What a vetoed pair's probability is cut to: no threshold may turn it into a duplicate.
-VETOED_PROBABILITY_MAX = 0.01
+#: The share of vetoed pairs, as near as any, that labelled data calls one statement after all.
+VETOED_SHARE = 0.1
+
+#: From so many lone words on, a negation among them belongs to a clause that the other text leaves out.
+CLAUSE_WORDS_MIN = 3
+
+#: With more words replaced than this another order is no longer taken for swapped arguments.
+REWORDED_MIN = 2
 
 VETO_KINDS = (
     ChangeKind.VERSION,
@@ -67,6 +80,7 @@ class Prepared:
     sentences: tuple[tuple[Token, ...], ...]
     shingles: frozenset[bytes]
     words: frozenset[str]
+    content: frozenset[str]
     code: tuple[str, ...]
     size: int
 
@@ -81,6 +95,7 @@ def prepare(item: MatchInput, policy: MatchingPolicy) -> Prepared:
         sentences=runs,
         shingles=frozenset(shingles(folded(item.content), policy.shingle_size)),
         words=frozenset(token.key for token in flat),
+        content=frozenset(filter(None, map(_root, flat))),
         code=tuple(_value_free(token) for token in flat if token.in_code),
         size=len(flat),
     )
@@ -88,6 +103,13 @@ def prepare(item: MatchInput, policy: MatchingPolicy) -> Prepared:
 
 def _runs(content: str) -> tuple[tuple[Token, ...], ...]:
     return tuple(filter(None, (tokenise(sentence) for sentence in sentences(clean(content)))))
+
+
+def _root(token: Token) -> str:
+    """The stem of a word of prose that carries meaning; nothing for any other token."""
+    if token.kind is not Kind.WORD or token.key in FUNCTION_WORDS:
+        return ""
+    return stem(token.key)
 
 
 def _value_free(token: Token) -> str:
@@ -116,6 +138,7 @@ def _similarities(a: Prepared, b: Prepared) -> dict[str, float]:
         "shingle_jaccard": _jaccard(a.shingles, b.shingles),
         "word_jaccard": _jaccard(a.words, b.words),
         "containment": _containment(a.words, b.words),
+        "content_overlap": _containment(a.content, b.content),
         "same_normalised": float(a.normalised == b.normalised),
         "same_code": float(bool(a.code) and a.code == b.code),
         "has_code": float(bool(a.code) and bool(b.code)),
@@ -161,6 +184,8 @@ def _counts(alignment: Alignment, a: Prepared, b: Prepared) -> dict[str, float]:
         "sentences_moved": float(alignment.sentences_moved),
         "is_exact": float(alignment.is_exact and max(a.size, b.size) <= TOKENS_MAX),
         "order_broken": float(_is_order_broken(alignment, a, b)),
+        "negation_open": float(_lone_negations(alignment.changes) != 0),
+        "voice_changed": float(_is_voice_changed(alignment.changes)),
     }
 
 
@@ -172,10 +197,24 @@ def _lone_words(lone: Counter[tuple[ChangeKind, bool]], is_added: bool) -> int:
 
 
 def _is_order_broken(alignment: Alignment, a: Prepared, b: Prepared) -> bool:
-    moved = [change.removed[0] for change in alignment.changes if change.kind is ChangeKind.MOVED]
-    if any(map(is_binding, moved)):
-        return True
-    return alignment.sentences_moved > 0 and not SEQUENCE_WORDS.isdisjoint(a.words | b.words)
+    """Whether something stands elsewhere that may say something else there."""
+    if alignment.order is Order.SENTENCES_MOVED:
+        return not SEQUENCE_WORDS.isdisjoint(a.words | b.words)
+    return alignment.order in (Order.OPEN, Order.SWAPPED)
+
+
+def _is_voice_changed(changes: Sequence[Change]) -> bool:
+    """Whether one side says by whom it is done and the other who does it."""
+    for side in ("removed", "added"):
+        lone = {
+            token.key
+            for change in changes
+            if change.kind is ChangeKind.FUNCTION
+            for token in getattr(change, side)
+        }
+        if "by" in lone and not lone.isdisjoint(PASSIVE_WORDS):
+            return True
+    return False
 
 
 def _is_scope_open(a: Scope, b: Scope) -> bool:
@@ -199,17 +238,37 @@ def _scope_vetoes(a: Scope, b: Scope) -> list[str]:
 
 def _vetoes(alignment: Alignment, scores: dict[str, float]) -> list[str]:
     found = [f"veto:{change.kind}" for change in alignment.changes if change.kind in VETO_KINDS]
-    if _negation_balance(alignment.changes):
+    if _is_negated(alignment.changes):
         found.append("veto:negation")
-    if scores["order_broken"]:
+    if scores["order_broken"] and alignment.order is Order.SWAPPED and not _is_reworded(scores):
         found.append("veto:order")
     return found
 
 
-def _negation_balance(changes: Sequence[Change]) -> int:
-    removed = sum(token.key in NEGATIONS for change in changes for token in change.removed)
-    added = sum(token.key in NEGATIONS for change in changes for token in change.added)
-    return abs(removed - added)
+def _is_reworded(scores: dict[str, float]) -> bool:
+    """Whether so much else changed that another order may be the same statement in other words."""
+    return bool(scores["voice_changed"]) or scores["n_word"] + scores["both_sides_lone"] > REWORDED_MIN
+
+
+def _lone_negations(changes: Sequence[Change]) -> int:
+    """How many more negations the added side has than the removed one."""
+    return sum(_negations(change.added) - _negations(change.removed) for change in changes)
+
+
+def _negations(tokens: Sequence[Token]) -> int:
+    return sum(token.key in NEGATIONS for token in tokens)
+
+
+def _is_negated(changes: Sequence[Change]) -> bool:
+    """Whether a negation stands on one side only, and neither in a clause of its own nor for another word."""
+    balance = _lone_negations(changes)
+    if not balance:
+        return False
+    bare = [change for change in changes if change.company < CLAUSE_WORDS_MIN]
+    if not _lone_negations(bare):
+        return False
+    other = [token for change in changes for token in (change.removed if balance > 0 else change.added)]
+    return SOFT_NEGATIONS.isdisjoint(token.key for token in other)
 
 
 def decide(comparison: Comparison, policy: MatchingPolicy) -> PairDecision:
@@ -222,7 +281,7 @@ def decide(comparison: Comparison, policy: MatchingPolicy) -> PairDecision:
     chance = probability(scores)
     if comparison.vetoes:
         decision: Decision = "possible" if chance >= policy.vetoed_possible_min else "distinct"
-        return PairDecision(decision, min(chance, VETOED_PROBABILITY_MAX), comparison.vetoes[0])
+        return PairDecision(decision, VETOED_SHARE * chance, comparison.vetoes[0])
     if scores["scope_open"] and chance >= policy.possible_min:
         return PairDecision("possible", chance, "near:scope_open")
     if scores["same_normalised"]:
@@ -259,11 +318,8 @@ def difference(a: str, b: str) -> str:
     if normalise(a) == normalise(b):
         return "differs only in case, spacing or final punctuation"
     alignment = align(_runs(a), _runs(b))
-    graves = [
-        change
-        for change in alignment.changes
-        if change.kind in VETO_KINDS or change.kind is ChangeKind.NEGATION
-    ]
+    grave = (*VETO_KINDS, ChangeKind.NEGATION) if _is_negated(alignment.changes) else VETO_KINDS
+    graves = [change for change in alignment.changes if change.kind in grave]
     if graves:
         return "vetoed: " + _listed(graves)
     if not alignment.changes:

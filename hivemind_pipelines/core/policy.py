@@ -51,9 +51,9 @@ class MatchingPolicy(Section):
     shingle_size: Annotated[int, Field(ge=2, le=10)] = 4
     num_perm: Annotated[int, Field(ge=16, le=512)] = 128
     #: LSH bands are chosen so that pairs at this Jaccard similarity collide almost surely.
-    jaccard_min: Share = 0.5
+    jaccard_min: Share = 0.6
     #: Vector neighbours below this cosine similarity are no candidates.
-    cosine_min: Share = 0.6
+    cosine_min: Share = 0.35
     max_candidates: Annotated[int, Field(ge=1, le=1000)] = 30
     bucket_max: Annotated[int, Field(ge=2, le=100_000)] = 500
     #: A pair at or above this probability, without a veto, is a duplicate.
@@ -249,9 +249,9 @@ class DistillationPolicy(Section):
 
 
 #: Raised by hand when the code that computes features, comparisons or decisions changes its output.
-EXTRACTOR_VERSION = 1
-COMPARISON_VERSION = 1
-DECISION_VERSION = 1
+EXTRACTOR_VERSION = 2
+COMPARISON_VERSION = 2
+DECISION_VERSION = 2
 
 _GROUPS: dict[SectionGroup, tuple[str, ...]] = {
     "matching": ("matching",),

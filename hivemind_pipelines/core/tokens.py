@@ -60,7 +60,7 @@ _QUOTED_SYMBOL = re.compile(r"""(["'`])([^\w\s]{1,4})\1""")
 _BRACKETED = re.compile(r"[^\w\s\"'`.,]+|[\[\]]\w{0,2}")
 _PLAIN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 _HYPHENATED = re.compile(r"[^\W\d_]+(?:[-/][^\W\d_]+)+")
-_FENCE = re.compile(r"\A[ \t]*[\w+-]*[ \t]*\n")
+_FENCE = re.compile(r"\A[ \t]*([\w+-]*)[ \t]*\n")
 _COMMENT = re.compile(r"(?:\A|(?<=\s))(?:#|//|/\*)\s.*|\A\s*--\s.*")
 _PROGRAM = re.compile(
     r"\A\s*(?:SELECT|INSERT|UPDATE|DELETE|ALTER|CREATE|DROP|GRANT|WITH)\b"
@@ -162,7 +162,10 @@ def _code(segment: str) -> Iterator[Token]:
 
 def _block(segment: str) -> Iterator[Token]:
     """A fenced block: its comments are prose, and indentation counts where a colon opens a body."""
-    lines = _FENCE.sub("", segment).splitlines()
+    fence = _FENCE.match(segment)
+    if fence and fence.group(1):
+        yield Token(fence.group(1), fence.group(1), Kind.CODE, True, False)
+    lines = segment[fence.end() if fence else 0 :].splitlines()
     is_indented = any(line.rstrip().endswith(":") for line in lines)
     depths = [0]
     for line in filter(str.strip, lines):

@@ -32,6 +32,9 @@ class Confusion:
         """2 tp / (2 tp + fp + fn); None when there is nothing to count."""
         return share(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
+    def __add__(self, other: "Confusion") -> "Confusion":
+        return Confusion(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+
     def figures(self) -> dict[str, float | None]:
         """The three by name."""
         return {"precision": self.precision, "recall": self.recall, "f1": self.f1}
@@ -104,7 +107,8 @@ def codes(labels: Sequence[Hashable]) -> Counts:
 
 def pairs_within(labels: Sequence[Hashable] | Counts) -> int:
     """How many pairs share a label."""
-    sizes = np.unique(np.asarray(labels), return_counts=True)[1] if len(labels) else np.zeros(1, np.int64)
+    coded = labels if isinstance(labels, np.ndarray) else codes(labels)
+    sizes = np.unique(coded, return_counts=True)[1]
     return int((sizes * (sizes - 1) // 2).sum())
 
 

@@ -19,7 +19,7 @@ def precision_recall_png(evaluation: Evaluation) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for series, colour in zip(evaluation.series, _COLOURS, strict=False):
-        axes.step(series.curve.recall, series.curve.precision, where="post", color=colour, label=series.name)
+        axes.step(series.curve.recall, series.curve.precision, where="pre", color=colour, label=series.name)
     counted = evaluation.counted
     if counted.precision is not None and counted.recall is not None:
         axes.plot(counted.recall, counted.precision, "o", color="#333333", label="automatic merges")

@@ -2,13 +2,14 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO, TypeVar, assert_never
+from typing import TypeVar, assert_never
 
 from hivemind_pipelines.core.model import Comparison
 from hivemind_pipelines.core.policy import DistillationPolicy
@@ -68,13 +69,11 @@ def run(
     """
     started = time.monotonic()
     _refuse_unfit(request)
-    with ExitStack() as stack:
-        target = None if request.predictions is None else stack.enter_context(_open(request.predictions))
-        evaluation = _evaluate(request, settings, policy, services, progress or _silent)
-        if target is not None:
-            _write(evaluation.predictions, target)
-        if request.plot is not None:
-            _save(request.plot, plots.precision_recall_png(evaluation))
+    evaluation = _evaluate(request, settings, policy, services, progress or _silent)
+    if request.predictions is not None:
+        _write(request.predictions, evaluation.predictions)
+    if request.plot is not None:
+        _save(request.plot, plots.precision_recall_png(evaluation))
     return evaluation.data(seconds=time.monotonic() - started)
 
 
@@ -91,9 +90,18 @@ def _refuse_unfit(request: Request) -> None:
         raise EvaluationRequestError("--model is where --fit writes to")
     if request.fit and (request.plot or request.predictions):
         raise EvaluationRequestError("--fit writes the model alone: ask for predictions in a run of its own")
-    for path in (request.plot, request.model):
-        if path is not None and not path.parent.is_dir():
-            raise EvaluationRequestError(f"cannot write {path}: no such directory")
+    for path in (request.predictions, request.plot, request.model):
+        if path is not None and (fault := _write_fault(path)) is not None:
+            raise EvaluationRequestError(f"cannot write {path}: {fault}")
+
+
+def _write_fault(path: Path) -> str | None:
+    """Why a file can surely not be written, told before the work and not after it."""
+    if path.is_dir():
+        return "it is a directory"
+    if not path.parent.is_dir():
+        return "no such directory"
+    return None if os.access(path.parent, os.W_OK) else "its directory may not be written to"
 
 
 def _evaluate(
@@ -196,9 +204,7 @@ def _fit(
         task="duplicates",
         files=tuple(map(str, request.files)),
         rows=sum(len(part.labels) for part in samples),
-        counted=Confusion(
-            *(sum(getattr(part.counted, name) for part in judged) for name in ("tp", "fp", "fn"))
-        ),
+        counted=sum((result.counted for result in judged), Confusion(0, 0, 0)),
         details={
             "model": str(target),
             "left_out_in_turn": {result.name: result.figures() for result in tried},
@@ -251,20 +257,14 @@ def _compared(store: Store, distilled: DistilledFile) -> Iterator[tuple[Comparis
                 yield comparison, is_same(a_id, b_id)
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[TextIO]:
+def _write(path: Path, predictions: Iterable[Prediction]) -> None:
     try:
-        file = path.open("w", encoding="utf-8")
+        with path.open("w", encoding="ascii") as file:
+            for prediction in predictions:
+                # Escaped throughout: a text may hold lone surrogates, which UTF-8 has no bytes for.
+                file.write(json.dumps(prediction) + "\n")
     except OSError as error:
         raise EvaluationRequestError(f"cannot write {path}: {error.strerror}") from None
-    with file:
-        yield file
-
-
-def _write(predictions: Iterable[Prediction], target: TextIO) -> None:
-    for prediction in predictions:
-        # A text may hold lone surrogates, which UTF-8 has no bytes for: they stay escaped.
-        target.write(json.dumps(prediction, ensure_ascii=True) + "\n")
 
 
 def _save(path: Path, content: bytes) -> None:

@@ -67,7 +67,8 @@ def _flat(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 def _plain(name: str) -> str:
     spelled = name if name.isprintable() else ascii(name)[1:-1]
-    return spelled if "/" in spelled or "." in spelled else spelled.replace("_", " ")
+    # Names of ours become words; types and paths stay as they are written elsewhere.
+    return spelled.replace("_", " ") if spelled.islower() and "/" not in spelled else spelled
 
 
 def _cell(value: object) -> str:

@@ -138,6 +138,7 @@ def test_a_fit_writes_a_model_that_names_what_it_was_fitted_on(tmp_path: Path, p
     document = json.loads(model.read_text())
     assert list(document) == ["bias", "weights", "limits", "training"]
     assert list(document["training"]["fitted_on"]) == ["p.jsonl", "c.jsonl"]
+    assert document["training"]["fitted_on"]["c.jsonl"]["positives"] == 3
     assert data["left_out_in_turn"].keys() == document["training"]["left_out_in_turn"].keys()
     assert {"rows", "precision", "recall", "f1"} <= data.keys()
 

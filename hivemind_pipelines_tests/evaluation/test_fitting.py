@@ -1,13 +1,31 @@
 """Fitting: the signs hold, the optimum is one, the same data gives the same model."""
 
+from uuid import uuid4
+
 import numpy as np
 import pytest
 
-from hivemind_pipelines.core import calibration
-from hivemind_pipelines.core.model import Comparison
+from hivemind_pipelines.core import calibration, matching
+from hivemind_pipelines.core.model import Comparison, Discriminators, ItemId, MatchInput, Scope
 from hivemind_pipelines.core.policy import MatchingPolicy
 from hivemind_pipelines.evaluation import fitting
 from hivemind_pipelines.evaluation.fitting import CEILINGS, SIMILARITIES, Sample
+from hivemind_pipelines_tests.builders import unit_vector
+
+
+def compared(a: str, b: str) -> Comparison:
+    made = [
+        MatchInput(
+            item_id=ItemId(uuid4()), content_hash="", content=text, scope=Scope(), discriminators=Discriminators(),
+            signature=np.zeros(8, dtype=np.uint32), vector=unit_vector(1),
+        )
+        for text in (a, b)
+    ]  # fmt: skip
+    return matching.compare(*made, MatchingPolicy())
+
+
+SAME = compared("List all files: `ls -a`.", "List every file: `ls -a`.")
+OTHER = compared("List all files: `ls -a`.", "List all files: `ls -A`.")
 
 
 def made_up(name: str, seed: int, count: int = 400) -> Sample:
@@ -93,32 +111,18 @@ def test_a_vetoed_pair_is_merged_by_no_model() -> None:
 
 
 def test_the_document_is_what_calibration_reads() -> None:
-    names = tuple(calibration.terms(dict(_SCORES)))
-    made = fitting.sample("a", [(Comparison(_SCORES), True), (Comparison(_SCORES, ("veto:flag",)), False)], 1)
+    made = fitting.sample("a", [(SAME, True), (OTHER, False)], 1)
     assert made is not None
-    assert made.names == names
+    assert made.is_vetoed.tolist() == [False, True]
     document = fitting.document(fitting.fit([made]), [made], ())
     assert list(document) == ["bias", "weights", "limits", "training"]
-    assert set(document["weights"]) == set(names)  # type: ignore[call-overload]
+    assert set(document["weights"]) == set(calibration.terms(dict(SAME.scores)))  # type: ignore[call-overload]
 
 
 def test_nothing_compared_is_no_sample() -> None:
     assert fitting.sample("a", [], 0) is None
 
 
-_SCORES = tuple(
-    {
-        **dict.fromkeys(
-            (f"n_{kind}" for kind in (*calibration.MILD_KINDS, *calibration.GRAVE_KINDS)), 0.0
-        ),
-        "is_near": 1.0, "is_exact": 1.0, "cosine": 0.9, "shingle_jaccard": 0.8, "word_jaccard": 0.8,
-        "containment": 0.9, "same_code": 1.0, "has_code": 1.0, "code_tokens": 3.0, "tokens_min": 10.0,
-        "tokens_max": 10.0, "changed": 1.0, "both_sides_lone": 0.0, "sentences_moved": 0.0,
-        "same_normalised": 0.0,
-    }.items()
-)  # fmt: skip
-
-
 @pytest.mark.parametrize("name", sorted(SIMILARITIES | CEILINGS.keys()))
 def test_every_bound_is_of_a_term_that_exists(name: str) -> None:
-    assert name in calibration.terms(dict(_SCORES))
+    assert name in calibration.terms(dict(SAME.scores))

@@ -122,6 +122,8 @@ def test_what_is_not_defined_is_none() -> None:
     assert auc([0.3, 0.4], [True, True]) is None
     assert adjusted_rand(["a"], ["a"]) is None
     assert pairs_within([]) == 0
+    # labels of several parts are labels, not parts
+    assert pairs_within([("f", "a"), ("f", "b"), ("f", "a")]) == 1
     assert recall_at_precision(precision_recall([], []), 0.99) == 0.0
 
 
