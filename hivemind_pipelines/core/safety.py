@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from hivemind_pipelines.core.changes import Change, Merge, Refusal
+from hivemind_pipelines.core.changes import Change, Merge, Refusal, Retire
 from hivemind_pipelines.core.model import LlmRequest, LlmUsage
 from hivemind_pipelines.core.policy import SafetyPolicy
 
@@ -19,10 +19,20 @@ def mass_change(plan: Iterable[Change], live_count: int, policy: SafetyPolicy) -
     """Refuse a plan that newly expires too large a share of the live items; what it revives is not netted."""
     if live_count < policy.mass_change_items_min:
         return None
-    expired_count = sum(isinstance(change, Merge) and change.previous_canonical_id is None for change in plan)
+    expired_count = sum(map(_expires, plan))
     if expired_count <= policy.mass_change_share_max * live_count:
         return None
     return Refusal(expired_count, live_count, policy.mass_change_share_max)
+
+
+def _expires(change: Change) -> bool:
+    match change:
+        case Merge():
+            return change.previous_canonical_id is None
+        case Retire():
+            return True
+        case _:
+            return False
 
 
 @dataclass(frozen=True, slots=True)

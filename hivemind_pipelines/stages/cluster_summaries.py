@@ -3,17 +3,20 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from hivemind_pipelines.core.changes import Retire, Revive
+from hivemind_pipelines.core import safety
+from hivemind_pipelines.core.changes import Refusal, Retire, Revive
 from hivemind_pipelines.core.model import ItemId, TopicCluster
 from hivemind_pipelines.core.receipts import SummariesReceipt
 from hivemind_pipelines.core.upkeep import PII_FOUND, Upkeep, Writing, plan_upkeep
 from hivemind_pipelines.services.pii import Redacted, ScanFailed
-from hivemind_pipelines.stages import summary_writing
+from hivemind_pipelines.stages import claims, summary_writing
+from hivemind_pipelines.stages.claims import Claim
 from hivemind_pipelines.stages.context import StageContext
 from hivemind_pipelines.stages.spending import Purse, open_purse
 from hivemind_pipelines.stages.summary_writing import Written
-from hivemind_pipelines.store import derivations, ledger, topics
+from hivemind_pipelines.store import derivations, items, jobs, ledger, topics
 from hivemind_pipelines.store.connection import try_lock
 
 
@@ -24,7 +27,7 @@ def run(ctx: StageContext) -> SummariesReceipt:
     """
     if not ctx.dry_run:
         with ctx.store.begin() as conn:
-            derivations.release_expired(conn, ctx.org_id, now=ctx.clock())
+            jobs.release_expired(conn, ctx.org_id, now=ctx.clock())
     upkeep, writable = _read(ctx)
     held_back = len(upkeep.write) - len(writable)
     reason = "waiting" if _can_write(ctx) else "no_key"
@@ -42,6 +45,11 @@ def run(ctx: StageContext) -> SummariesReceipt:
         return receipt
     if ctx.dry_run:
         return _forecast(ctx, receipt, writable)
+    refusal = _refusal(ctx, upkeep)
+    if refusal is not None and not ctx.allow_mass_change:
+        return receipt.model_copy(
+            update={"outcome": "refused", "retired": 0, "revived": 0, "note": str(refusal)}
+        )
     maintained = _maintain(ctx, upkeep)
     if maintained is None:
         return receipt.model_copy(update={"outcome": "busy", "retired": 0, "revived": 0})
@@ -56,17 +64,33 @@ def _read(ctx: StageContext) -> tuple[Upkeep, tuple[Writing, ...]]:
         standing: Sequence[TopicCluster] = topics.read_topics(conn, ctx.org_id)
         summaries = derivations.read_summaries(conn, ctx.org_id)
         known = derivations.read_known_fingerprints(conn, ctx.org_id)
-        blocked = derivations.read_blocked(conn, ctx.org_id, now=ctx.clock())
+        blocked = jobs.read_blocked(conn, ctx.org_id, now=ctx.clock())
     if ctx.planned.topics is not None:
         standing = list(ctx.planned.topics.values())
-    upkeep = plan_upkeep(standing, summaries, known=known, pii_stamp=ctx.services.scanner.stamp)
+    scanner = ctx.services.scanner.stamp
+    upkeep = plan_upkeep(standing, summaries, known=known, pii_stamp=scanner)
+    if rescan_fingerprint(scanner) in blocked:
+        upkeep = replace(upkeep, rescan=())
     if not _can_write(ctx):
         return upkeep, ()
     return upkeep, tuple(one for one in upkeep.write if one.cluster.fingerprint not in blocked)
 
 
+def rescan_fingerprint(scanner_stamp: str) -> str:
+    """The name of the job that scans standing summaries again under a scanner."""
+    return jobs.job_fingerprint("rescan", scanner_stamp)
+
+
 def _can_write(ctx: StageContext) -> bool:
     return ctx.policy.summary.method == "extractive" or ctx.services.llm is not None
+
+
+def _refusal(ctx: StageContext, upkeep: Upkeep) -> Refusal | None:
+    """A plan that retires too much at once; what erasure or changed texts demand is never held back."""
+    with ctx.store.read() as conn:
+        live, _ = items.count_items(conn, ctx.org_id)
+    chosen = [change for change in upkeep.retire if change.reason in ("topic_dissolved", "too_few_sources")]
+    return safety.mass_change(chosen, live, ctx.policy.safety)
 
 
 def _forecast(ctx: StageContext, receipt: SummariesReceipt, writable: Sequence[Writing]) -> SummariesReceipt:
@@ -105,8 +129,9 @@ def _maintain(ctx: StageContext, upkeep: Upkeep) -> Counter[str] | None:
 
 def _rescan(ctx: StageContext, ids: Sequence[ItemId]) -> tuple[list[ItemId], list[ItemId], list[ItemId]]:
     """Summaries in which the current scanner finds something, finds nothing, and could not tell."""
-    if not ids:
-        return [], [], []
+    claim = claims.take(ctx, rescan_fingerprint(ctx.services.scanner.stamp)) if ids else None
+    if claim is None:
+        return [], [], list(ids)
     with ctx.store.read() as conn:
         texts = derivations.read_texts(conn, ctx.org_id, ids)
     dirty, clean, unscanned = [], [], []
@@ -117,7 +142,16 @@ def _rescan(ctx: StageContext, ids: Sequence[ItemId]) -> tuple[list[ItemId], lis
             clean.append(item_id)
         else:
             dirty.append(item_id)
+    _close(ctx, claim, is_done=not unscanned)
     return dirty, clean, unscanned
+
+
+def _close(ctx: StageContext, claim: Claim, *, is_done: bool) -> None:
+    if not is_done:
+        claim.release("scan_failed")
+        return
+    with ctx.store.begin() as conn:
+        jobs.finish_job(conn, ctx.org_id, claim.fingerprint)
 
 
 def _write_all(ctx: StageContext, writable: Sequence[Writing], purse: Purse) -> Iterator[Written]:
@@ -141,7 +175,7 @@ def _counted(
     retired = maintained["retired"] + sum(written.replaced for written in outcomes)
     return receipt.model_copy(
         update={
-            "outcome": "applied" if applied or outcomes else "nothing_due",
+            "outcome": "applied" if applied else "nothing_due",
             "applied": applied,
             "published": results["published"],
             "retired": retired,

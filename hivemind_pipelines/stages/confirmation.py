@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from hivemind_pipelines.core.confirmation import CONFIRM_PROMPT_VERSION, confirmation_request, parse_verdict
 from hivemind_pipelines.core.model import ItemId, LlmAnswer, LlmVerdict
+from hivemind_pipelines.stages import claims
 from hivemind_pipelines.stages.context import StageContext
 from hivemind_pipelines.stages.spending import Purse, open_purse
-from hivemind_pipelines.store import derivations, pairs
+from hivemind_pipelines.store import derivations, jobs, pairs
 from hivemind_pipelines.store.pairs import StoredPair
 
 #: Unconfirmed pairs looked at in one run, the likeliest first.
@@ -33,8 +34,9 @@ def run(ctx: StageContext) -> Confirmed:
         return Confirmed()
     with ctx.store.read() as conn:
         waiting = pairs.read_unconfirmed_pairs(
-            conn, ctx.org_id, model=ctx.services.llm_model, prompt_version=CONFIRM_PROMPT_VERSION, limit=LIMIT
-        )
+            conn, ctx.org_id, model=ctx.services.llm_model, prompt_version=CONFIRM_PROMPT_VERSION,
+            now=ctx.clock(), limit=LIMIT,
+        )  # fmt: skip
         ids = sorted({item_id for pair in waiting for item_id in (pair.a_id, pair.b_id)})
         texts = derivations.read_texts(conn, ctx.org_id, ids)
     if ctx.dry_run or not waiting:
@@ -56,15 +58,22 @@ def _ask(ctx: StageContext, waiting: Sequence[StoredPair], texts: dict[ItemId, s
 
 def _confirm(ctx: StageContext, purse: Purse, pair: StoredPair, a: str, b: str) -> LlmVerdict | str:
     """The cached verdict of one pair, or the reason why the pair stays possible."""
+    identity = {"model": ctx.services.llm_model, "prompt_version": CONFIRM_PROMPT_VERSION}
+    claim = claims.take(ctx, pairs.confirmation_fingerprint(pair, **identity))
+    if claim is None:
+        return "claimed"
+    answer = _asked(purse, a, b)
+    if isinstance(answer, str):
+        claim.release(answer)
+        return answer
+    with ctx.store.begin() as conn:
+        pairs.store_verdict(conn, ctx.org_id, pair, answer, **identity)
+        jobs.finish_job(conn, ctx.org_id, claim.fingerprint)
+    return answer
+
+
+def _asked(purse: Purse, a: str, b: str) -> LlmVerdict | str:
     outcome = purse.call(confirmation_request(a, b, secrets.token_hex(8)))
     if not isinstance(outcome, LlmAnswer):
         return outcome.reason
-    verdict = parse_verdict(outcome.data)
-    if verdict is None:
-        return "malformed"
-    with ctx.store.begin() as conn:
-        pairs.store_verdict(
-            conn, ctx.org_id, pair, verdict,
-            model=ctx.services.llm_model, prompt_version=CONFIRM_PROMPT_VERSION,
-        )  # fmt: skip
-    return verdict
+    return parse_verdict(outcome.data) or "malformed"

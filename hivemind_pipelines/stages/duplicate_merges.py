@@ -10,9 +10,10 @@ from hivemind_pipelines.core.policy import MatchingPolicy
 from hivemind_pipelines.core.receipts import MergesReceipt
 from hivemind_pipelines.core.review import PairVerdict
 from hivemind_pipelines.stages.context import StageContext
-from hivemind_pipelines.store import items, ledger, pairs, reviews
+from hivemind_pipelines.store import items, ledger, pairs, refusals, reviews
 from hivemind_pipelines.store.connection import try_lock
 from hivemind_pipelines.store.items import Pool
+from hivemind_pipelines.store.ledger import Entry
 from hivemind_pipelines.store.pairs import StoredPair
 
 Plan = tuple[Merge | Unmerge, ...]
@@ -20,8 +21,7 @@ Plan = tuple[Merge | Unmerge, ...]
 
 def run(ctx: StageContext) -> MergesReceipt:
     """Read the pool and its pairs, plan the clusters, apply what differs from today."""
-    stamp = ctx.policy.fingerprint("matching")
-    pool, stored, verdicts, live, is_overruled = _read(ctx, stamp)
+    pool, stored, verdicts, live, is_overruled = _read(ctx)
     unsettled = sum(not item.settled for item in pool.items)
     plan = clustering.plan_merges(
         pool.items, judged_edges(pool, stored, verdicts, ctx.policy.matching), ctx.policy.matching
@@ -29,15 +29,15 @@ def run(ctx: StageContext) -> MergesReceipt:
     refusal = safety.mass_change(plan, live, ctx.policy.safety)
     receipt = _receipt(ctx, plan, due=unsettled)
     if refusal is not None and not ctx.allow_mass_change:
-        return _refused(receipt, refusal)
+        return _refused(ctx, receipt, refusal)
     if ctx.dry_run:
-        _remember(ctx, plan)
+        remember(ctx, plan)
         return receipt
-    return _apply(ctx, plan, pool, receipt, stamp, is_overruled=is_overruled)
+    return _apply(ctx, plan, pool, receipt, allowed=_allowance(ctx, refusal), is_overruled=is_overruled)
 
 
 def _read(
-    ctx: StageContext, stamp: str
+    ctx: StageContext,
 ) -> tuple[Pool, tuple[StoredPair, ...], tuple[PairVerdict, ...], int, bool]:
     with ctx.store.read() as conn:
         stored = pairs.read_cluster_pairs(
@@ -46,7 +46,13 @@ def _read(
         live, _ = items.count_items(conn, ctx.org_id)
         is_overruled = pairs.has_taken_back(conn, ctx.org_id)
         verdicts = reviews.read_verdicts(conn, ctx.org_id)
-        return items.read_pool(conn, ctx.org_id, stamp=stamp), stored, verdicts, live, is_overruled
+        return (
+            items.read_pool(conn, ctx.org_id, stamp=ctx.settled_stamp),
+            stored,
+            verdicts,
+            live,
+            is_overruled,
+        )
 
 
 def judged_edges(
@@ -86,23 +92,45 @@ def _receipt(ctx: StageContext, plan: Plan, *, due: int) -> MergesReceipt:
     )
 
 
-def _refused(receipt: MergesReceipt, refusal: Refusal) -> MergesReceipt:
+def _refused(ctx: StageContext, receipt: MergesReceipt, refusal: Refusal) -> MergesReceipt:
+    if not ctx.dry_run:
+        with ctx.store.begin() as conn:
+            refusals.remember_refusal(
+                conn, ctx.org_id, refusal, stamp=ctx.settled_stamp, run_id=ctx.run_id, at=ctx.as_of
+            )
     nothing = {"applied": 0, "merged": 0, "repointed": 0, "unmerged": 0, "clusters": 0}
     return receipt.model_copy(update={**nothing, "outcome": "refused", "note": str(refusal)})
 
 
-def _remember(ctx: StageContext, plan: Plan) -> None:
+def _allowance(ctx: StageContext, refusal: Refusal | None) -> tuple[Entry, ...]:
+    """The ledger entry of a plan that only went through because a person allowed it."""
+    if refusal is None:
+        return ()
+    numbers = {"expired": refusal.expired_count, "live": refusal.live_count}
+    return (Entry("allow_mass_change", ctx.run_id, {}, numbers),)
+
+
+def remember(ctx: StageContext, plan: Plan) -> None:
+    """Tell the later stages of a dry run what is expired, by whom, and what comes back."""
     for change in plan:
         match change:
             case Merge():
                 ctx.planned.expired.add(change.duplicate_id)
+                ctx.planned.canonical_of[change.duplicate_id] = change.canonical_id
             case Unmerge():
                 ctx.planned.revived.add(change.duplicate_id)
 
 
 def _apply(
-    ctx: StageContext, plan: Plan, pool: Pool, receipt: MergesReceipt, stamp: str, *, is_overruled: bool
+    ctx: StageContext,
+    plan: Plan,
+    pool: Pool,
+    receipt: MergesReceipt,
+    *,
+    allowed: tuple[Entry, ...],
+    is_overruled: bool,
 ) -> MergesReceipt:
+    stamp = receipt.stamp
     unsettled = {
         item.id: pool.row_versions[item.id]
         for item in pool.items
@@ -116,12 +144,13 @@ def _apply(
         overruled = pairs.forget_taken_back(conn, ctx.org_id)
         applied = pairs.apply_merges(conn, ctx.org_id, plan, run_id=ctx.run_id, stamp=stamp, as_of=ctx.as_of)
         entries = (*overruled, *applied.entries)
-        ledger.record(conn, ctx.org_id, ctx.run_id, entries, stamp=stamp, at=ctx.as_of)
+        ledger.record(conn, ctx.org_id, ctx.run_id, (*allowed, *entries), stamp=stamp, at=ctx.as_of)
+        refusals.forget_refusal(conn, ctx.org_id)
         pairs.sync_provenance_links(conn, ctx.org_id, entries)
         # What had to be dropped met a row that changed meanwhile: its component stays due.
         dropped = {change.duplicate_id for change in plan} - {entry.subject_id for entry in applied.entries}
         done = {item_id: version for item_id, version in unsettled.items() if item_id not in dropped}
-        items.stamp_features(conn, ctx.org_id, done, column="settled_stamp", stamp=stamp)
+        items.stamp_features(conn, ctx.org_id, done, column="settled_stamp", stamp=ctx.settled_stamp)
     changes = [entry.change for entry in entries]
     return receipt.model_copy(
         update={

@@ -6,7 +6,7 @@ from threading import Lock
 from hivemind_pipelines.core.model import LlmOutcome, LlmRequest, LlmUnavailable, LlmUsage
 from hivemind_pipelines.core.safety import Budget, OutOfBudget, Spend
 from hivemind_pipelines.stages.context import StageContext
-from hivemind_pipelines.store import derivations
+from hivemind_pipelines.store import spend
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Purse:
             self.output_tokens += usage.output_tokens
         ctx = self.ctx
         with ctx.store.begin() as conn:
-            derivations.record_spend(
+            spend.record_spend(
                 conn, ctx.org_id, ctx.run_id, purpose=request.purpose, usage=usage,
                 usd=self.budget.cost_usd(usage.input_tokens, usage.output_tokens), at=ctx.clock(),
             )  # fmt: skip
@@ -51,6 +51,6 @@ class Purse:
 def open_purse(ctx: StageContext) -> Purse:
     """A purse that knows what the org has spent today and in this run."""
     with ctx.store.read() as conn:
-        spent = derivations.read_spent(conn, ctx.org_id, ctx.run_id, now=ctx.clock())
+        spent = spend.read_spent(conn, ctx.org_id, ctx.run_id, now=ctx.clock())
     run, day = Spend(spent.run_calls, spent.run_usd), Spend(spent.day_calls, spent.day_usd)
     return Purse(ctx, Budget(ctx.policy.safety, run=run, day=day))

@@ -3,9 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Literal
-from uuid import UUID, uuid4
 
 import numpy as np
 
@@ -16,18 +14,17 @@ from hivemind_pipelines.core.model import (
     LlmAnswer,
     SourceText,
     SummaryDraft,
-    TopicCluster,
     Vectors,
 )
 from hivemind_pipelines.core.upkeep import Writing
+from hivemind_pipelines.services.embedding import EmbeddingModelError
 from hivemind_pipelines.services.pii import Redacted
+from hivemind_pipelines.stages import claims
 from hivemind_pipelines.stages.context import StageContext
 from hivemind_pipelines.stages.spending import Purse
-from hivemind_pipelines.store import derivations, items, ledger
+from hivemind_pipelines.store import derivations, items, jobs, ledger
+from hivemind_pipelines.store.connection import StoreError
 from hivemind_pipelines.store.derivations import SummaryStamps
-
-#: Doubling of the backoff stops here: 30 minutes become 32 hours.
-BACKOFF_DOUBLINGS_MAX = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +46,16 @@ class _Draft:
 
 def write(ctx: StageContext, writing: Writing, purse: Purse) -> Written:
     """Claim, draft, gate and publish; whatever fails gives the claim back with its reason and a backoff."""
-    cluster, claim, now = writing.cluster, uuid4(), ctx.clock()
-    lease = now + ctx.policy.safety.llm_lease
-    with ctx.store.begin() as conn:
-        attempts = derivations.claim_job(
-            conn, ctx.org_id, cluster.fingerprint, claim=claim, now=now, lease_until=lease
-        )
-    if attempts is None:
+    claim = claims.take(ctx, writing.cluster.fingerprint)
+    if claim is None:
         return Written("skipped", "claimed")
-    written = _write(ctx, writing, purse)
+    try:
+        written = _write(ctx, writing, purse)
+    except (StoreError, EmbeddingModelError) as error:
+        # One topic's trouble, a lock that was waited for too long say, is no other's.
+        written = Written("skipped", type(error).__name__)
     if written.result != "published":
-        _release(ctx, cluster, claim, written.reason, attempts)
+        claim.release(written.reason)
     return written
 
 
@@ -126,11 +122,12 @@ def _ask(ctx: StageContext, sources: Sequence[SourceText], purse: Purse) -> _Dra
 
 def _publish(ctx: StageContext, writing: Writing, content: str) -> Written:
     cluster, policy = writing.cluster, ctx.policy.summary
+    content_hash = text.content_hash(content)
     change = Publish(
-        summary_id=summarization.summary_id(ctx.org_id, cluster.fingerprint),
+        summary_id=summarization.summary_id(ctx.org_id, cluster.fingerprint, content_hash),
         cluster=cluster,
         content=content,
-        content_hash=text.content_hash(content),
+        content_hash=content_hash,
         method=policy.method,
         model=ctx.summary_model,
         prompt_version=policy.prompt_version,
@@ -145,14 +142,5 @@ def _publish(ctx: StageContext, writing: Writing, content: str) -> Written:
         if isinstance(entries, str):
             return Written("skipped", entries)
         ledger.record(conn, ctx.org_id, ctx.run_id, entries, stamp=stamps.summary, at=ctx.as_of)
-        derivations.finish_job(conn, ctx.org_id, cluster.fingerprint)
-    return Written("published", replaced=len(entries) - 1)
-
-
-def _release(ctx: StageContext, cluster: TopicCluster, claim: UUID, reason: str, attempts: int) -> None:
-    backoff: timedelta = ctx.policy.safety.llm_backoff * 2 ** min(attempts - 1, BACKOFF_DOUBLINGS_MAX)
-    with ctx.store.begin() as conn:
-        derivations.release_job(
-            conn, ctx.org_id, cluster.fingerprint,
-            claim=claim, reason=reason, next_attempt_at=ctx.clock() + backoff,
-        )  # fmt: skip
+        jobs.finish_job(conn, ctx.org_id, cluster.fingerprint)
+    return Written("published", replaced=sum(entry.change == "retire" for entry in entries))

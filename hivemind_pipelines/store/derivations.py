@@ -4,12 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
 from sqlalchemy import Connection, text
 
 from hivemind_pipelines.core.changes import Publish, Retire, Revive
-from hivemind_pipelines.core.model import ItemId, LlmUsage, OrgId, RunId, SourceText, TopicCluster
+from hivemind_pipelines.core.model import ItemId, OrgId, RunId, SourceText, TopicCluster
 from hivemind_pipelines.core.policy import SummaryPolicy
 from hivemind_pipelines.core.upkeep import StandingSummary
 from hivemind_pipelines.store.items import LIVE, vector_literal
@@ -53,6 +52,10 @@ def read_summaries(conn: Connection, org_id: OrgId) -> tuple[StandingSummary, ..
         for row in conn.execute(SUMMARIES, {"org_id": org_id})
     )
 
+
+KNOWN_FINGERPRINT = text("""
+    SELECT FROM distillation.summaries WHERE org_id = :org_id AND fingerprint = :fingerprint
+""")
 
 KNOWN_FINGERPRINTS = text("SELECT fingerprint FROM distillation.summaries WHERE org_id = :org_id")
 
@@ -111,19 +114,45 @@ INSERT_SUMMARY_ITEM = text("""
     ON CONFLICT DO NOTHING
 """)
 
+# A summary of ours that says the same and is expired, or about to be replaced, gets the new topic.
+SAME_TEXT = text("""
+    SELECT k.id FROM public.knowledge_items k
+    JOIN distillation.summaries s ON s.org_id = k.org_id AND s.summary_id = k.id
+    WHERE k.org_id = :org_id AND k.content_hash = :content_hash AND k.deleted_at IS NULL
+      AND k.category = CAST(:category AS public.knowledgecategory)
+      AND (k.framework, k.language, k.version)
+          IS NOT DISTINCT FROM (CAST(:framework AS text), CAST(:language AS text), CAST(:version AS text))
+      AND (k.expired_at IS NOT NULL OR k.id = ANY(CAST(:replaces AS uuid[])))
+    FOR NO KEY UPDATE OF k
+""")
+
+REBIND_ITEM = text("""
+    UPDATE public.knowledge_items k
+    SET expired_at = NULL,
+        tags = CASE WHEN k.tags IS NULL OR jsonb_typeof(k.tags) = 'null' THEN CAST(:tags AS jsonb)
+                    WHEN jsonb_typeof(k.tags) = 'object' THEN k.tags || CAST(:tags AS jsonb) ELSE k.tags END
+    WHERE k.org_id = :org_id AND k.id = :id
+""")
+
+FORGET_DERIVATIONS = text("DELETE FROM distillation.derivations WHERE org_id = :org_id AND derived_id = :id")
+
+REGISTER_PARTIES = text("""
+    INSERT INTO distillation.registered_items (org_id, item_id, kind)
+    SELECT :org_id, CAST(:id AS uuid), 'summary'
+    UNION ALL SELECT :org_id, unnest(CAST(:source_ids AS uuid[])), 'original'
+    ON CONFLICT DO NOTHING
+""")
+
 RECORD_SUMMARY = text("""
-    WITH registered AS (
-        INSERT INTO distillation.registered_items (org_id, item_id, kind)
-        VALUES (:org_id, :id, 'summary')
-    ), sources AS (
-        INSERT INTO distillation.registered_items (org_id, item_id, kind)
-        SELECT :org_id, unnest(CAST(:source_ids AS uuid[])), 'original'
-        ON CONFLICT DO NOTHING
-    ), summary AS (
-        INSERT INTO distillation.summaries
+    WITH summary AS (
+        INSERT INTO distillation.summaries AS s
             (org_id, summary_id, fingerprint, content_hash, method, model, prompt_version, stamp, pii_stamp, run_id)
         VALUES (:org_id, :id, :fingerprint, :content_hash, :method, :model, :prompt_version, :stamp,
                 :pii_stamp, :run_id)
+        ON CONFLICT (org_id, summary_id) DO UPDATE SET
+            fingerprint = EXCLUDED.fingerprint, method = EXCLUDED.method, model = EXCLUDED.model,
+            prompt_version = EXCLUDED.prompt_version, stamp = EXCLUDED.stamp,
+            pii_stamp = EXCLUDED.pii_stamp, run_id = EXCLUDED.run_id, retired_reason = NULL
     )
     INSERT INTO distillation.derivations (org_id, derived_id, source_id, source_hash, run_id)
     SELECT :org_id, :id, n.source_id, n.source_hash, :run_id
@@ -149,12 +178,18 @@ def publish(
     stamps: SummaryStamps,
     as_of: datetime,
 ) -> tuple[Entry, ...] | str:
-    """Store a summary and retire what it replaces; a reason code when a source or the text forbids it."""
+    """Store a summary and retire what it replaces; a reason code when a source or the text forbids it.
+
+    When an expired summary of ours says the very same, that one comes back for the new topic.
+    """
     cluster = change.cluster
     locked = conn.execute(LOCK_SOURCES, {"org_id": org_id, "ids": sorted(cluster.source_ids)})
     current = {(ItemId(row.id), row.content_hash) for row in locked}
     if current != set(zip(cluster.source_ids, cluster.source_hashes, strict=True)):
         return "source_changed"
+    known = conn.execute(KNOWN_FINGERPRINT, {"org_id": org_id, "fingerprint": cluster.fingerprint})
+    if known.first() is not None:
+        return "already_published"
     item = {
         "id": change.summary_id, "org_id": org_id, "content": change.content,
         "content_hash": change.content_hash, "category": cluster.category.value,
@@ -165,40 +200,49 @@ def publish(
             {"distilled": True, "source_item_ids": [str(source) for source in cluster.source_ids]}
         ),
     }  # fmt: skip
-    if conn.execute(INSERT_SUMMARY_ITEM, item).rowcount == 0:
-        return "identical_text"
+    summary_id, is_new = change.summary_id, conn.execute(INSERT_SUMMARY_ITEM, item).rowcount == 1
+    if not is_new:
+        same = conn.execute(SAME_TEXT, {**item, "replaces": list(change.replaces)}).scalar()
+        if same is None:
+            return "said_already"
+        summary_id = ItemId(same)
+        conn.execute(REBIND_ITEM, {"org_id": org_id, "id": summary_id, "tags": item["tags"]})
+        conn.execute(FORGET_DERIVATIONS, {"org_id": org_id, "id": summary_id})
     record = {
-        "org_id": org_id, "id": change.summary_id, "fingerprint": cluster.fingerprint,
+        "org_id": org_id, "id": summary_id, "fingerprint": cluster.fingerprint,
         "content_hash": change.content_hash, "method": change.method, "model": change.model,
         "prompt_version": change.prompt_version, "stamp": stamps.summary, "pii_stamp": stamps.pii,
         "run_id": run_id, "source_ids": list(cluster.source_ids), "source_hashes": list(cluster.source_hashes),
     }  # fmt: skip
+    conn.execute(REGISTER_PARTIES, record)
     conn.execute(RECORD_SUMMARY, record)
-    retired = retire(
-        conn, org_id, [Retire(summary, "superseded") for summary in change.replaces], as_of=as_of
-    )
+    superseded = [Retire(summary, "superseded") for summary in change.replaces if summary != summary_id]
+    retired = retire(conn, org_id, superseded, as_of=as_of)
     after = {"fingerprint": cluster.fingerprint, "sources": len(cluster.source_ids), "expired_at": None}
-    return (Entry("publish", change.summary_id, {"fingerprint": None}, after), *retired)
+    return (Entry("publish" if is_new else "revive", summary_id, {"fingerprint": None}, after), *retired)
 
 
 RETIRE = text("""
-    WITH retired AS (
-        UPDATE public.knowledge_items k SET expired_at = :as_of
+    WITH wanted AS (
+        SELECT k.id, n.reason, k.expired_at IS NULL AS is_live
         FROM unnest(CAST(:ids AS uuid[]), CAST(:reasons AS text[])) AS n (summary_id, reason)
         JOIN distillation.registered_items r
             ON r.org_id = :org_id AND r.item_id = n.summary_id AND r.kind = 'summary'
-        WHERE k.org_id = :org_id AND k.id = n.summary_id AND k.expired_at IS NULL
-        RETURNING k.id, n.reason
+        JOIN public.knowledge_items k ON k.org_id = r.org_id AND k.id = n.summary_id
+        ORDER BY k.id FOR NO KEY UPDATE OF k
+    ), retired AS (
+        UPDATE public.knowledge_items k SET expired_at = :as_of
+        FROM wanted w WHERE k.org_id = :org_id AND k.id = w.id AND w.is_live
     ), remembered AS (
-        UPDATE distillation.summaries s SET retired_reason = t.reason
-        FROM retired t WHERE s.org_id = :org_id AND s.summary_id = t.id
+        UPDATE distillation.summaries s SET retired_reason = w.reason
+        FROM wanted w WHERE s.org_id = :org_id AND s.summary_id = w.id
     )
-    SELECT id, reason FROM retired ORDER BY id
+    SELECT id, reason FROM wanted WHERE is_live ORDER BY id
 """)
 
 
 def retire(conn: Connection, org_id: OrgId, plan: Sequence[Retire], *, as_of: datetime) -> tuple[Entry, ...]:
-    """Expire summaries; returns the ledger entries of those that were live."""
+    """Expire summaries; returns the ledger entries of those that were live, the others keep the reason."""
     parameters = {
         "org_id": org_id,
         "as_of": as_of,
@@ -242,8 +286,7 @@ def revive(conn: Connection, org_id: OrgId, plan: Sequence[Revive]) -> tuple[Ent
     """Bring expired summaries back; returns the ledger entries of those that came."""
     rows = conn.execute(REVIVE, {"org_id": org_id, "ids": [change.summary_id for change in plan]})
     return tuple(
-        Entry("revive", row.id, {"expired_at": row.expired_before}, {"expired_at": None})
-        for row in rows
+        Entry("revive", row.id, {"expired_at": row.expired_before}, {"expired_at": None}) for row in rows
     )
 
 
@@ -256,122 +299,3 @@ RESTAMP_PII = text("""
 def restamp_pii(conn: Connection, org_id: OrgId, ids: Sequence[ItemId], *, stamp: str) -> None:
     """Remember that these summaries passed the scanner of this stamp."""
     conn.execute(RESTAMP_PII, {"org_id": org_id, "ids": list(ids), "stamp": stamp})
-
-
-# One holder at a time: an expired lease may be taken over, a held one and a backoff may not.
-CLAIM = text("""
-    INSERT INTO distillation.summary_jobs AS j (org_id, fingerprint, attempts, claimed_by, lease_until)
-    VALUES (:org_id, :fingerprint, 1, :claim, :lease_until)
-    ON CONFLICT (org_id, fingerprint) DO UPDATE SET
-        attempts = j.attempts + 1, claimed_by = EXCLUDED.claimed_by, lease_until = EXCLUDED.lease_until
-        WHERE (j.lease_until IS NULL OR j.lease_until < :now)
-          AND (j.next_attempt_at IS NULL OR j.next_attempt_at <= :now)
-    RETURNING attempts
-""")
-
-RELEASE = text("""
-    UPDATE distillation.summary_jobs
-    SET claimed_by = NULL, lease_until = NULL, last_reason = :reason, next_attempt_at = :next_attempt_at
-    WHERE org_id = :org_id AND fingerprint = :fingerprint AND claimed_by = :claim
-""")
-
-FINISH = text("""
-    DELETE FROM distillation.summary_jobs WHERE org_id = :org_id AND fingerprint = :fingerprint
-""")
-
-# A run that was killed in the middle of a call leaves its claim behind; its attempts stay counted.
-RELEASE_EXPIRED = text("""
-    UPDATE distillation.summary_jobs
-    SET claimed_by = NULL, lease_until = NULL, last_reason = 'lease_expired'
-    WHERE org_id = :org_id AND lease_until < :now
-""")
-
-BLOCKED = text("""
-    SELECT fingerprint FROM distillation.summary_jobs
-    WHERE org_id = :org_id AND (lease_until >= :now OR next_attempt_at > :now)
-""")
-
-
-def claim_job(
-    conn: Connection, org_id: OrgId, fingerprint: str, *, claim: UUID, now: datetime, lease_until: datetime
-) -> int | None:
-    """Claim a fingerprint before an outside call; the number of attempts, or None when another holds it."""
-    parameters = {
-        "org_id": org_id, "fingerprint": fingerprint, "claim": claim, "now": now, "lease_until": lease_until,
-    }  # fmt: skip
-    return conn.execute(CLAIM, parameters).scalar()
-
-
-def release_job(
-    conn: Connection,
-    org_id: OrgId,
-    fingerprint: str,
-    *,
-    claim: UUID,
-    reason: str,
-    next_attempt_at: datetime | None,
-) -> None:
-    """Give a claim back after a failure; the fingerprint waits until `next_attempt_at`."""
-    parameters = {
-        "org_id": org_id, "fingerprint": fingerprint, "claim": claim, "reason": reason,
-        "next_attempt_at": next_attempt_at,
-    }  # fmt: skip
-    conn.execute(RELEASE, parameters)
-
-
-def release_expired(conn: Connection, org_id: OrgId, *, now: datetime) -> None:
-    """Free the claims whose lease is over, those of topics that are no longer there too."""
-    conn.execute(RELEASE_EXPIRED, {"org_id": org_id, "now": now})
-
-
-def finish_job(conn: Connection, org_id: OrgId, fingerprint: str) -> None:
-    """Forget the attempts at a fingerprint that has been published."""
-    conn.execute(FINISH, {"org_id": org_id, "fingerprint": fingerprint})
-
-
-def read_blocked(conn: Connection, org_id: OrgId, *, now: datetime) -> frozenset[str]:
-    """Fingerprints that another run holds, or that wait after a failure."""
-    return frozenset(conn.execute(BLOCKED, {"org_id": org_id, "now": now}).scalars())
-
-
-SPEND = text("""
-    INSERT INTO distillation.llm_spend
-        (org_id, run_id, purpose, at, calls, input_tokens, output_tokens, usd)
-    VALUES (:org_id, :run_id, :purpose, :at, :calls, :input_tokens, :output_tokens, :usd)
-""")
-
-SPENT = text("""
-    SELECT COALESCE(sum(calls), 0) AS calls, COALESCE(sum(usd), 0) AS usd,
-           COALESCE(sum(calls) FILTER (WHERE run_id = :run_id), 0) AS run_calls,
-           COALESCE(sum(usd) FILTER (WHERE run_id = :run_id), 0) AS run_usd
-    FROM distillation.llm_spend
-    WHERE org_id = :org_id AND (at >= CAST(:since AS timestamptz) OR run_id = :run_id)
-""")
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Calls and US dollars spent for an org, today and in one run."""
-
-    day_calls: int
-    day_usd: float
-    run_calls: int
-    run_usd: float
-
-
-def record_spend(
-    conn: Connection, org_id: OrgId, run_id: RunId, *, purpose: str, usage: LlmUsage, usd: float, at: datetime
-) -> None:
-    """Book the attempts and tokens of one call, failed ones too."""
-    parameters = {
-        "org_id": org_id, "run_id": run_id, "purpose": purpose, "at": at, "calls": usage.attempts,
-        "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "usd": usd,
-    }  # fmt: skip
-    conn.execute(SPEND, parameters)
-
-
-def read_spent(conn: Connection, org_id: OrgId, run_id: RunId, *, now: datetime) -> Spent:
-    """What the org has spent since midnight UTC, and in this run."""
-    since = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    row = conn.execute(SPENT, {"org_id": org_id, "run_id": run_id, "since": since}).one()
-    return Spent(int(row.calls), float(row.usd), int(row.run_calls), float(row.run_usd))
