@@ -64,6 +64,27 @@ class OpenCase:
 
 
 @dataclass(frozen=True, slots=True)
+class ReopenCase:
+    """Open a case again that a policy had withdrawn, and that the policy of today groups as before."""
+
+    case: ContradictionCase
+
+
+@dataclass(frozen=True, slots=True)
+class KeepCase:
+    """Stamp an open case with the policy of today, which groups its items as the older one did."""
+
+    case_id: CaseId
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawCase:
+    """Take back an open case that no person decided and no policy in force would open; its signals wait."""
+
+    case_id: CaseId
+
+
+@dataclass(frozen=True, slots=True)
 class StampSuspect:
     """Remember a contradiction signal that has no counterpart yet, or whose case already exists."""
 
@@ -136,9 +157,9 @@ class Rescore:
     after: float
 
 
-Change = (
-    Merge | Unmerge | OpenCase | StampSuspect | PlaceTopic | DissolveTopic | Publish | Revive | Retire | Flag
-)
+CaseChange = OpenCase | ReopenCase | KeepCase | WithdrawCase | StampSuspect
+
+Change = Merge | Unmerge | CaseChange | PlaceTopic | DissolveTopic | Publish | Revive | Retire | Flag
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,21 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID, uuid5
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hivemind_pipelines.core.changes import OpenCase, StampSuspect
+from hivemind_pipelines.core.changes import (
+    CaseChange,
+    KeepCase,
+    OpenCase,
+    ReopenCase,
+    StampSuspect,
+    WithdrawCase,
+)
 from hivemind_pipelines.core.model import (
     EMBEDDING_DIMENSION,
     CaseId,
@@ -17,6 +24,7 @@ from hivemind_pipelines.core.model import (
     ContradictionCase,
     ItemId,
     OrgId,
+    StandingCase,
     SuspectSignal,
 )
 from hivemind_pipelines.core.policy import ContradictionPolicy
@@ -35,31 +43,72 @@ def plan_cases(
     org_id: OrgId,
     as_of: datetime,
     policy: ContradictionPolicy,
-    known_cases: Collection[CaseId] = (),
-) -> tuple[OpenCase | StampSuspect, ...]:
+    standing: Sequence[StandingCase] = (),
+    stamp: str = "",
+) -> tuple[CaseChange, ...]:
     """Open a case for each group of similar suspects in a category; remember who stays alone.
 
-    `signals` are those in no case yet, lone suspects of earlier runs among them; `vectors` has shape
-    (384,) per item, items without one stand alone. Signals of a group whose case is already known are
-    stamped with that case instead of opening it again. The order of the input does not matter.
+    `signals` are those in no case yet, lone suspects of earlier runs among them, and those of open cases;
+    `vectors` has shape (384,) per item, items without one stand alone. An open case under `stamp` whose
+    signals still count for its items stays as it is. Those of any other open case are grouped anew: the
+    case is kept when its group stands again, else withdrawn. A withdrawn case of a group is reopened,
+    signals of a group whose case a person has decided are stamped with it. The order of the input does
+    not matter, and planning against the applied plan gives nothing.
     """
+    known = {case.case_id: case for case in standing}
+    moved = _moved(known, signals, stamp)
     by_item: defaultdict[ItemId, list[SuspectSignal]] = defaultdict(list)
     for signal in sorted(signals, key=lambda signal: signal.signal_id):
-        by_item[signal.item_id].append(signal)
-    opened: list[OpenCase] = []
-    stamped: list[StampSuspect] = []
+        if signal.case_id is None or signal.case_id in moved:
+            by_item[signal.item_id].append(signal)
+    changes: list[CaseChange] = []
     for category, item_ids in _groups(by_item, vectors, policy):
         group = [signal for item_id in item_ids for signal in by_item[item_id]]
-        case = _case(org_id, category, item_ids, group)
         if len(item_ids) < 2:
-            stamped.extend(_stamp(signal) for signal in group if not signal.is_stamped)
-        elif case.case_id in known_cases:
-            stamped.extend(_stamp(signal, case.case_id) for signal in group)
-        else:
-            opened.append(OpenCase(case, detected_at=as_of))
-    opened.sort(key=lambda change: change.case.case_id)
-    stamped.sort(key=lambda change: change.signal_id)
-    return (*opened, *stamped)
+            changes += [_stamp(signal) for signal in group if not signal.is_stamped]
+            continue
+        case = _case(org_id, category, item_ids, group)
+        moved.discard(case.case_id)
+        changes += _place(case, group, known.get(case.case_id), stamp, as_of)
+    return (*(WithdrawCase(case_id) for case_id in sorted(moved)), *sorted(changes, key=_order))
+
+
+def _moved(known: Mapping[CaseId, StandingCase], signals: Iterable[SuspectSignal], stamp: str) -> set[CaseId]:
+    """Open cases of another policy, and those with a signal that counts for an item outside them."""
+    moved = {case.case_id for case in known.values() if case.is_open and case.stamp != stamp}
+    for signal in signals:
+        case = known.get(signal.case_id) if signal.case_id is not None else None
+        if case is not None and case.is_open and signal.item_id not in case.item_ids:
+            moved.add(case.case_id)
+    return moved
+
+
+def _place(
+    case: ContradictionCase,
+    group: Sequence[SuspectSignal],
+    standing: StandingCase | None,
+    stamp: str,
+    as_of: datetime,
+) -> Iterator[CaseChange]:
+    if standing is None:
+        yield OpenCase(case, detected_at=as_of)
+        return
+    if standing.is_withdrawn:
+        yield ReopenCase(case)
+        return
+    if standing.is_open and standing.stamp != stamp:
+        yield KeepCase(case.case_id)
+    yield from (_stamp(signal, case.case_id) for signal in group if signal.case_id != case.case_id)
+
+
+def _order(change: CaseChange) -> tuple[bool, UUID]:
+    match change:
+        case StampSuspect():
+            return True, change.signal_id
+        case OpenCase() | ReopenCase():
+            return False, change.case.case_id
+        case KeepCase() | WithdrawCase():
+            return False, change.case_id
 
 
 def case_id(org_id: OrgId, item_ids: Iterable[ItemId]) -> CaseId:
@@ -97,4 +146,4 @@ def _case(
 
 
 def _stamp(signal: SuspectSignal, case: CaseId | None = None) -> StampSuspect:
-    return StampSuspect(signal.signal_id, signal.item_id, case)
+    return StampSuspect(signal.signal_id, signal.origin_id or signal.item_id, case)

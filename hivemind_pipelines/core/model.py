@@ -205,12 +205,18 @@ class DuplicateCluster:
 
 @dataclass(frozen=True, slots=True)
 class SuspectSignal:
-    """A `contradiction` signal that is in no case yet, on a live original."""
+    """A `contradiction` signal that is in no case yet, or in one that signals hold open.
+
+    `item_id` is the live original it counts for: the item it was given to, or its canonical, in whose
+    category it is grouped. `origin_id` is the former.
+    """
 
     signal_id: SignalId
     item_id: ItemId
     category: Category
     is_stamped: bool = False
+    case_id: CaseId | None = None
+    origin_id: ItemId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +228,22 @@ class ContradictionCase:
     item_ids: tuple[ItemId, ...]
     signal_ids: tuple[SignalId, ...]
     detector: str = "signals"
+
+
+@dataclass(frozen=True, slots=True)
+class StandingCase:
+    """A stored case; `is_withdrawn` by a policy, `is_fixed` by a person or another detector than signals."""
+
+    case_id: CaseId
+    item_ids: tuple[ItemId, ...]
+    stamp: str
+    is_withdrawn: bool = False
+    is_fixed: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether signals alone hold it open."""
+        return not (self.is_withdrawn or self.is_fixed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,41 +3,97 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from sqlalchemy import Connection, text
 
-from hivemind_pipelines.core.changes import OpenCase, StampSuspect
-from hivemind_pipelines.core.model import CaseId, Category, ItemId, OrgId, RunId, SignalId, SuspectSignal
+from hivemind_pipelines.core.changes import (
+    CaseChange,
+    KeepCase,
+    OpenCase,
+    ReopenCase,
+    StampSuspect,
+    WithdrawCase,
+)
+from hivemind_pipelines.core.model import (
+    CaseId,
+    Category,
+    ItemId,
+    OrgId,
+    RunId,
+    SignalId,
+    StandingCase,
+    SuspectSignal,
+)
 from hivemind_pipelines.store.items import LIVE, ORIGINAL, register_originals
 from hivemind_pipelines.store.ledger import Entry
 from hivemind_pipelines.store.pairs import LOCK_ITEMS, Applied
 
 SUSPECTS = text(f"""
-    -- Contradiction signals on live originals that are in no case: new ones and lone suspects.
-    SELECT s.id AS signal_id, k.id AS item_id, k.category::text AS category, t.signal_id IS NOT NULL AS is_stamped
-    FROM public.quality_signals s
-    JOIN public.knowledge_items k ON k.id = s.knowledge_item_id
-    LEFT JOIN distillation.stamped_signals t ON t.org_id = k.org_id AND t.signal_id = s.id
-    WHERE k.org_id = :org_id AND s.signal_type = 'contradiction' AND t.case_id IS NULL
-      AND {LIVE} AND {ORIGINAL}
-    ORDER BY s.id
+    -- Contradiction signals in no case, or in one that signals hold open. One on a duplicate counts for
+    -- its canonical: what two items say is in conflict, not which copy of it was flagged.
+    WITH flagged AS (
+        SELECT s.id AS signal_id, s.knowledge_item_id AS origin_id, t.signal_id IS NOT NULL AS is_stamped,
+               t.case_id, COALESCE(m.canonical_id, s.knowledge_item_id) AS item_id
+        FROM public.quality_signals s
+        JOIN public.knowledge_items k ON k.id = s.knowledge_item_id
+        LEFT JOIN distillation.merges m
+            ON m.org_id = k.org_id AND m.duplicate_id = k.id AND NOT m.is_legacy
+           AND m.expired_at = k.expired_at
+        LEFT JOIN distillation.stamped_signals t ON t.org_id = k.org_id AND t.signal_id = s.id
+        LEFT JOIN distillation.contradiction_cases c ON c.org_id = t.org_id AND c.case_id = t.case_id
+        WHERE k.org_id = :org_id AND s.signal_type = 'contradiction' AND k.deleted_at IS NULL
+          AND {ORIGINAL} AND (t.case_id IS NULL OR (c.status = 'open' AND c.detector = 'signals'))
+    )
+    SELECT f.*, k.category::text AS category
+    FROM flagged f JOIN public.knowledge_items k ON k.org_id = :org_id AND k.id = f.item_id
+    WHERE {LIVE} AND {ORIGINAL}
+    ORDER BY f.signal_id
 """)
 
-CASE_IDS = text("SELECT case_id FROM distillation.contradiction_cases WHERE org_id = :org_id")
+#: The outcome of a case that a policy withdrew; it is opened again when a policy groups its items again.
+WITHDRAWN = "withdrawn"
+#: Who decided such a case.
+BY_POLICY = "policy"
+
+CASES = text("""
+    SELECT c.case_id, c.stamp, c.status = 'open' AS is_open, c.detector <> 'signals' AS is_foreign,
+           COALESCE(c.outcome = :withdrawn AND c.decided_by = :by_policy, false) AS is_withdrawn,
+           ARRAY(SELECT i.item_id FROM distillation.case_items i
+                 WHERE i.org_id = c.org_id AND i.case_id = c.case_id ORDER BY i.item_id) AS item_ids
+    FROM distillation.contradiction_cases c WHERE c.org_id = :org_id ORDER BY c.case_id
+""")
 
 
 def read_suspects(conn: Connection, org_id: OrgId) -> tuple[SuspectSignal, ...]:
-    """Signals that may open a case, in id order."""
+    """Signals that may open a case or hold one open, in id order."""
     return tuple(
-        SuspectSignal(SignalId(row.signal_id), ItemId(row.item_id), Category(row.category), row.is_stamped)
+        SuspectSignal(
+            SignalId(row.signal_id),
+            ItemId(row.item_id),
+            Category(row.category),
+            row.is_stamped,
+            None if row.case_id is None else CaseId(row.case_id),
+            ItemId(row.origin_id),
+        )
         for row in conn.execute(SUSPECTS, {"org_id": org_id})
     )
 
 
-def read_case_ids(conn: Connection, org_id: OrgId) -> frozenset[CaseId]:
-    """Every case of the org, whatever its status."""
-    return frozenset(map(CaseId, conn.execute(CASE_IDS, {"org_id": org_id}).scalars()))
+def read_cases(conn: Connection, org_id: OrgId) -> tuple[StandingCase, ...]:
+    """Every case of the org, whatever its status, in id order."""
+    rows = conn.execute(CASES, {"org_id": org_id, "withdrawn": WITHDRAWN, "by_policy": BY_POLICY})
+    return tuple(
+        StandingCase(
+            CaseId(row.case_id),
+            tuple(map(ItemId, row.item_ids)),
+            row.stamp,
+            is_withdrawn=not row.is_open and row.is_withdrawn,
+            is_fixed=row.is_foreign or not (row.is_open or row.is_withdrawn),
+        )
+        for row in rows
+    )
 
 
 INSERT_CASE = text("""
@@ -77,23 +133,73 @@ STAMP_SIGNALS = text("""
 """)
 
 
+# A case that signals hold open; whoever decides it meanwhile holds the row first.
+WITHDRAW = text("""
+    UPDATE distillation.contradiction_cases c
+    SET status = 'dismissed', outcome = :withdrawn, decided_by = :by_policy, decided_at = :at
+    WHERE c.org_id = :org_id AND c.case_id = ANY(CAST(:ids AS uuid[])) AND c.status = 'open'
+      AND c.detector = 'signals'
+    RETURNING c.case_id
+""")
+
+FREE_SIGNALS = text("""
+    UPDATE distillation.stamped_signals SET case_id = NULL
+    WHERE org_id = :org_id AND case_id = ANY(CAST(:ids AS uuid[]))
+""")
+
+# Items that leave a case may be summarised again.
+REPLACE_PARTIES = text("""
+    UPDATE distillation.item_features f SET topic_stamp = NULL
+    FROM distillation.case_items i
+    WHERE f.org_id = :org_id AND i.org_id = f.org_id AND i.item_id = f.item_id
+      AND i.case_id = ANY(CAST(:ids AS uuid[]))
+""")
+
+REOPEN = text("""
+    UPDATE distillation.contradiction_cases c
+    SET status = 'open', outcome = NULL, decided_by = NULL, decided_at = NULL, stamp = :stamp
+    WHERE c.org_id = :org_id AND c.case_id = :case_id AND c.status = 'dismissed'
+      AND c.outcome = :withdrawn AND c.decided_by = :by_policy
+      AND (SELECT count(*) FROM public.knowledge_items k
+           WHERE k.org_id = :org_id AND k.id = ANY(CAST(:items AS uuid[]))
+             AND k.expired_at IS NULL AND k.deleted_at IS NULL) = cardinality(CAST(:items AS uuid[]))
+    RETURNING c.case_id
+""")
+
+KEEP = text("""
+    UPDATE distillation.contradiction_cases SET stamp = :stamp
+    WHERE org_id = :org_id AND case_id = ANY(CAST(:ids AS uuid[])) AND status = 'open'
+""")
+
+
 def apply_cases(
-    conn: Connection, org_id: OrgId, plan: Sequence[OpenCase | StampSuspect], *, run_id: RunId, stamp: str
+    conn: Connection, org_id: OrgId, plan: Sequence[CaseChange], *, run_id: RunId, stamp: str, as_of: datetime
 ) -> Applied:
-    """Open cases, each with its one signal, and remember lone suspects."""
+    """Withdraw, keep, open and reopen cases, a new one with its one signal, and remember lone suspects."""
     entries: list[Entry] = []
     dropped = 0
-    parties = {item for change in plan if isinstance(change, OpenCase) for item in change.case.item_ids}
+    placed = [change for change in plan if isinstance(change, OpenCase | ReopenCase)]
+    parties = {item for change in placed for item in change.case.item_ids}
     # Locked, so that no row the server removes meanwhile fails the foreign key of the signal.
     conn.execute(LOCK_ITEMS, {"org_id": org_id, "ids": sorted(parties)})
     suspected = {change.item_id for change in plan if isinstance(change, StampSuspect)}
     register_originals(conn, org_id, sorted(parties | suspected))
-    for change in (change for change in plan if isinstance(change, OpenCase)):
-        opened = _open(conn, org_id, change, run_id=run_id, stamp=stamp)
-        if opened is None:
+    leaving = [change.case_id for change in plan if isinstance(change, WithdrawCase)]
+    withdrawn = _withdraw(conn, org_id, leaving, at=as_of)
+    entries += withdrawn
+    dropped += len(leaving) - len(withdrawn)
+    kept = [change.case_id for change in plan if isinstance(change, KeepCase)]
+    conn.execute(KEEP, {"org_id": org_id, "ids": kept, "stamp": stamp})
+    for change in placed:
+        entry = (
+            _open(conn, org_id, change, run_id=run_id, stamp=stamp)
+            if isinstance(change, OpenCase)
+            else _reopen(conn, org_id, change, stamp=stamp)
+        )
+        if entry is None:
             dropped += 1
             continue
-        entries.append(opened)
+        entries.append(entry)
         _stamp(conn, org_id, change.case.signal_ids, change.case.case_id)
     suspects: defaultdict[CaseId | None, list[SignalId]] = defaultdict(list)
     for suspect in (change for change in plan if isinstance(change, StampSuspect)):
@@ -101,6 +207,29 @@ def apply_cases(
     for case_id, signal_ids in suspects.items():
         _stamp(conn, org_id, signal_ids, case_id)
     return Applied(len(plan) - dropped, dropped, tuple(entries))
+
+
+def _withdraw(conn: Connection, org_id: OrgId, case_ids: Sequence[CaseId], *, at: datetime) -> list[Entry]:
+    by = {"withdrawn": WITHDRAWN, "by_policy": BY_POLICY}
+    parameters = {"org_id": org_id, "ids": list(case_ids), "at": at, **by}
+    ids = sorted(conn.execute(WITHDRAW, parameters).scalars())
+    conn.execute(FREE_SIGNALS, {"org_id": org_id, "ids": ids})
+    conn.execute(REPLACE_PARTIES, {"org_id": org_id, "ids": ids})
+    before = {"status": "open", "outcome": None, "by": None}
+    after = {"status": "dismissed", "outcome": WITHDRAWN, "by": BY_POLICY}
+    return [Entry("decide_case", case_id, before, after) for case_id in ids]
+
+
+def _reopen(conn: Connection, org_id: OrgId, change: ReopenCase, *, stamp: str) -> Entry | None:
+    case = change.case
+    parameters = {
+        "org_id": org_id, "case_id": case.case_id, "items": sorted(case.item_ids), "stamp": stamp,
+        "withdrawn": WITHDRAWN, "by_policy": BY_POLICY,
+    }  # fmt: skip
+    if conn.execute(REOPEN, parameters).first() is None:
+        return None
+    before = {"status": "dismissed", "outcome": WITHDRAWN, "by": BY_POLICY}
+    return Entry("decide_case", case.case_id, before, {"status": "open", "outcome": None, "by": None})
 
 
 def _stamp(conn: Connection, org_id: OrgId, signal_ids: Sequence[SignalId], case_id: CaseId | None) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -6,9 +7,24 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hivemind_pipelines.core.changes import OpenCase, StampSuspect
+from hivemind_pipelines.core.changes import (
+    CaseChange,
+    KeepCase,
+    OpenCase,
+    ReopenCase,
+    StampSuspect,
+    WithdrawCase,
+)
 from hivemind_pipelines.core.contradiction import case_id, plan_cases
-from hivemind_pipelines.core.model import CaseId, Category, ItemId, OrgId, SignalId, SuspectSignal
+from hivemind_pipelines.core.model import (
+    CaseId,
+    Category,
+    ItemId,
+    OrgId,
+    SignalId,
+    StandingCase,
+    SuspectSignal,
+)
 from hivemind_pipelines.core.policy import ContradictionPolicy
 
 ORG = OrgId("acme")
@@ -36,15 +52,15 @@ def plan(
     signals: Iterable[SuspectSignal],
     topics: dict[int, int],
     policy: ContradictionPolicy = POLICY,
-    known: Iterable[CaseId] = (),
-) -> tuple[OpenCase | StampSuspect, ...]:
+    known: Iterable[StandingCase] = (),
+) -> tuple[CaseChange, ...]:
     vectors = {item(number): axis(topic) for number, topic in topics.items()}
     return plan_cases(
-        list(signals), vectors, org_id=ORG, as_of=NOW, policy=policy, known_cases=frozenset(known)
+        list(signals), vectors, org_id=ORG, as_of=NOW, policy=policy, standing=list(known), stamp="now"
     )
 
 
-def opened(changes: Iterable[OpenCase | StampSuspect]) -> list[tuple[ItemId, ...]]:
+def opened(changes: Iterable[CaseChange]) -> list[tuple[ItemId, ...]]:
     return sorted(change.case.item_ids for change in changes if isinstance(change, OpenCase))
 
 
@@ -88,8 +104,62 @@ def test_items_without_a_vector_stand_alone() -> None:
 
 def test_a_case_that_exists_is_not_opened_again_but_gets_the_signals() -> None:
     known = case_id(ORG, [item(1), item(2)])
-    changes = plan([signal(1, 1), signal(2, 2)], {1: 0, 2: 0}, known=[known])
+    decided = StandingCase(known, (item(1), item(2)), "older", is_fixed=True)
+    changes = plan([signal(1, 1), signal(2, 2)], {1: 0, 2: 0}, known=[decided])
     assert changes == tuple(StampSuspect(SignalId(UUID(int=1_000 + n)), item(n), known) for n in (1, 2))
+
+
+PAIR = (item(1), item(2))
+BOTH = case_id(ORG, PAIR)
+
+
+def held(number: int, item_number: int, case: CaseId = BOTH) -> SuspectSignal:
+    """A signal that an open case holds."""
+    return replace(signal(number, item_number, is_stamped=True), case_id=case)
+
+
+def test_an_open_case_of_todays_policy_stays_whatever_the_signals_beside_it_would_make() -> None:
+    case = StandingCase(BOTH, PAIR, "now")
+    signals = [held(1, 1), held(2, 2), signal(3, 3, is_stamped=True)]
+    assert plan(signals, dict.fromkeys((1, 2, 3), 0), known=[case]) == ()
+
+
+def test_an_open_case_of_another_policy_is_kept_when_its_group_stands_again() -> None:
+    case = StandingCase(BOTH, PAIR, "older")
+    assert plan([held(1, 1), held(2, 2)], {1: 0, 2: 0}, known=[case]) == (KeepCase(BOTH),)
+
+
+def test_an_open_case_that_the_policy_no_longer_groups_is_withdrawn_and_comes_back_with_it() -> None:
+    case = StandingCase(BOTH, PAIR, "older")
+    assert plan([held(1, 1), held(2, 2)], {1: 0, 2: 7}, known=[case]) == (WithdrawCase(BOTH),)
+    withdrawn = replace(case, is_withdrawn=True)
+    freed = [signal(number, number, is_stamped=True) for number in (1, 2)]
+    (change,) = plan(freed, {1: 0, 2: 0}, known=[withdrawn])
+    assert isinstance(change, ReopenCase)
+    assert change.case.case_id == BOTH
+
+
+def test_a_larger_group_takes_the_place_of_a_case_of_another_policy() -> None:
+    case = StandingCase(BOTH, PAIR, "older")
+    signals = [held(1, 1), held(2, 2), signal(3, 3, is_stamped=True)]
+    first, second = plan(signals, dict.fromkeys((1, 2, 3), 0), known=[case])
+    assert first == WithdrawCase(BOTH)
+    assert isinstance(second, OpenCase)
+    assert second.case.item_ids == (item(1), item(2), item(3))
+
+
+def test_a_case_follows_a_party_that_was_merged() -> None:
+    case = StandingCase(BOTH, PAIR, "now")
+    merged = replace(held(2, 3), origin_id=item(2))
+    first, second = plan([held(1, 1), merged], {1: 0, 3: 0}, known=[case])
+    assert first == WithdrawCase(BOTH)
+    assert isinstance(second, OpenCase)
+    assert second.case.item_ids == (item(1), item(3))
+
+
+def test_a_case_that_a_person_decided_is_neither_withdrawn_nor_reopened() -> None:
+    decided = StandingCase(BOTH, PAIR, "older", is_fixed=True)
+    assert plan([], {}, known=[decided]) == ()
 
 
 def test_a_case_is_no_larger_than_the_policy_says() -> None:
