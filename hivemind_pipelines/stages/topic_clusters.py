@@ -1,5 +1,7 @@
 """topic_clusters: related live originals of one category and scope, outside any open case."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from hivemind_pipelines.core import topics as planning
@@ -16,18 +18,11 @@ Plan = tuple[PlaceTopic | DissolveTopic, ...]
 
 def run(ctx: StageContext) -> TopicsReceipt:
     """Read the originals that may be summarised, cluster them, replace the topics that moved."""
-    with ctx.store.read() as conn:
-        candidates = [one for one in items.read_topic_candidates(conn, ctx.org_id) if _is_eligible(ctx, one)]
-        standing = topics.read_topics(conn, ctx.org_id)
-        ids, vectors = items.read_vectors(conn, ctx.org_id)
-    plan = planning.plan_topics(
-        [one.item for one in candidates],
-        _aligned([one.item.id for one in candidates], ids, vectors),
-        org_id=ctx.org_id,
-        current=[cluster.fingerprint for cluster in standing],
-        policy=ctx.policy,
-        model=ctx.summary_model,
-    )
+    read_items, standing = read(ctx)
+    candidates = [one for one in read_items if is_eligible(ctx, one)]
+    if not ctx.full and _stands(candidates, standing):
+        return TopicsReceipt(run_id=ctx.run_id, stamp=ctx.topic_stamp, standing=len(standing))
+    plan = plan_anew(ctx, candidates, standing)
     placed = sum(isinstance(change, PlaceTopic) for change in plan)
     receipt = TopicsReceipt(
         run_id=ctx.run_id,
@@ -40,7 +35,7 @@ def run(ctx: StageContext) -> TopicsReceipt:
         standing=len(standing) + placed - (len(plan) - placed),
     )
     if ctx.dry_run:
-        ctx.planned.topics = _after(standing, plan)
+        ctx.planned.topics = after(standing, plan)
         return receipt
     with ctx.store.begin() as conn:
         if not try_lock(conn, ctx.org_id, "topic_clusters"):
@@ -50,16 +45,56 @@ def run(ctx: StageContext) -> TopicsReceipt:
             applied = topics.apply_topics(conn, ctx.org_id, plan, standing=before, stamp=ctx.topic_stamp)
             if applied.dropped:
                 return receipt.model_copy(update={"applied": 0, "dropped": applied.dropped})
-        versions = {one.item.id: one.row_version for one in candidates}
-        items.stamp_features(conn, ctx.org_id, versions, column="topic_stamp", stamp=ctx.topic_stamp)
+        # Candidates were taken into account; the others are due as soon as they may be placed again.
+        done = {one.item.id: one.row_version for one in candidates}
+        waiting = {one.item.id: one.row_version for one in read_items if one.item.id not in done}
+        items.stamp_features(conn, ctx.org_id, done, column="topic_stamp", stamp=ctx.topic_stamp)
+        items.stamp_features(conn, ctx.org_id, waiting, column="topic_stamp", stamp=None)
     return receipt
 
 
-def _is_eligible(ctx: StageContext, candidate: TopicCandidate) -> bool:
-    """Live now, or after what the earlier stages of a dry run planned."""
+def _stands(candidates: Sequence[TopicCandidate], standing: Sequence[TopicCluster]) -> bool:
+    """Whether every item has been taken into account and no topic has lost a member: nothing can move."""
+    known = {(one.item.id, one.item.content_hash) for one in candidates}
+    members = (
+        member
+        for cluster in standing
+        for member in zip(cluster.source_ids, cluster.source_hashes, strict=True)
+    )
+    return all(one.is_placed for one in candidates) and known.issuperset(members)
+
+
+def read(ctx: StageContext) -> tuple[list[TopicCandidate], tuple[TopicCluster, ...]]:
+    """The originals that may be placed now or later, and the topics that stand."""
+    with ctx.store.read() as conn:
+        candidates = items.read_topic_candidates(conn, ctx.org_id, stamp=ctx.topic_stamp)
+        standing = topics.read_topics(conn, ctx.org_id)
+    return list(candidates), standing
+
+
+def plan_anew(
+    ctx: StageContext, candidates: Sequence[TopicCandidate], standing: Sequence[TopicCluster]
+) -> Plan:
+    """What turns the standing topics into those of the candidates; reads their vectors."""
+    wanted = [one.item.id for one in candidates]
+    with ctx.store.read() as conn:
+        ids, vectors = items.read_vectors(conn, ctx.org_id)
+    return planning.plan_topics(
+        [one.item for one in candidates],
+        _aligned(wanted, ids, vectors),
+        org_id=ctx.org_id,
+        current=[cluster.fingerprint for cluster in standing],
+        policy=ctx.policy,
+        model=ctx.summary_model,
+    )
+
+
+def is_eligible(ctx: StageContext, candidate: TopicCandidate) -> bool:
+    """Live and in no open case, now or after what the earlier stages of a dry run planned."""
     planned, item_id = ctx.planned, candidate.item.id
     is_live = (candidate.is_live and item_id not in planned.expired) or item_id in planned.revived
-    return is_live and item_id not in planned.in_case
+    is_in_case = (candidate.is_in_case and item_id not in planned.out_of_case) or item_id in planned.in_case
+    return is_live and not is_in_case
 
 
 def _aligned(wanted: list[ItemId], ids: list[ItemId], vectors: Vectors) -> Vectors:
@@ -73,7 +108,8 @@ def _aligned(wanted: list[ItemId], ids: list[ItemId], vectors: Vectors) -> Vecto
     return aligned
 
 
-def _after(standing: tuple[TopicCluster, ...], plan: Plan) -> dict[str, TopicCluster]:
+def after(standing: Sequence[TopicCluster], plan: Plan) -> dict[str, TopicCluster]:
+    """The topics by fingerprint once the plan is applied."""
     clusters = {cluster.fingerprint: cluster for cluster in standing}
     for change in plan:
         match change:

@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from hivemind_pipelines.core.model import OrgId, RunId
+from hivemind_pipelines.core.model import ItemId, OrgId, RunId
 from hivemind_pipelines.core.policy import QualityPolicy
 from hivemind_pipelines.store.items import LIVE
 
 #: A summary nobody has used keeps the score it was published with; everything else live is scored.
 #: Infinite times are brought inside [year 1, as_of] before they are subtracted.
-RESCORE = text(f"""
+SCORED = f"""
     WITH signal_totals AS (
         SELECT s.knowledge_item_id,
                count(*) FILTER (WHERE s.signal_type <> 'contradiction_cluster') AS signals,
@@ -63,7 +64,11 @@ RESCORE = text(f"""
         SELECT * FROM scored
         WHERE score_before IS NULL OR NOT score_before BETWEEN 0 AND 1
            OR abs(score - score_before) >= GREATEST(:min_change, 1e-12)
-    ), locked AS (
+    )
+"""
+
+RESCORE = text(f"""
+    {SCORED}, locked AS (
         SELECT k.id FROM public.knowledge_items k JOIN moved ON moved.org_id = k.org_id AND moved.id = k.id
         WHERE k.org_id = ANY(CAST(:org_ids AS text[]))
         ORDER BY k.id FOR NO KEY UPDATE OF k
@@ -84,6 +89,36 @@ RESCORE = text(f"""
 """)
 
 
+# The score that stands may be no number at all; it counts in the lowest bin then.
+PREVIEW = text(f"""
+    {SCORED}, bins AS (
+        SELECT LEAST(GREATEST(floor(CASE WHEN score_before BETWEEN 0 AND 1 THEN score_before ELSE 0 END
+                                    * :bins), 0), :bins - 1)::int AS before_bin,
+               LEAST(floor(score * :bins), :bins - 1)::int AS after_bin
+        FROM scored
+    )
+    SELECT (SELECT count(*) FROM scored) AS scored, (SELECT count(*) FROM moved) AS changed,
+           ARRAY(SELECT (SELECT count(*) FROM bins WHERE before_bin = n)
+                 FROM generate_series(0, :bins - 1) AS n ORDER BY n) AS before,
+           ARRAY(SELECT (SELECT count(*) FROM bins WHERE after_bin = n)
+                 FROM generate_series(0, :bins - 1) AS n ORDER BY n) AS after,
+           COALESCE((SELECT jsonb_agg(jsonb_build_array(id, score - score_before)) FROM (
+               SELECT id, score, score_before FROM moved WHERE score_before BETWEEN 0 AND 1
+               ORDER BY abs(score - score_before) DESC, id LIMIT :named) AS most), '[]') AS largest
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a re-scoring would write: counts by equal parts of [0, 1], and the largest changes by item."""
+
+    scored: int
+    changed: int
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    largest: tuple[tuple[ItemId, float], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Rescored:
     """How many live items were looked at and how many scores moved."""
@@ -102,11 +137,31 @@ def rescore(
     stamp: str,
 ) -> Rescored:
     """Score every live item of the orgs and write the scores that moved by at least `min_change`."""
-    parameters = {
+    parameters = {**_inputs(org_ids, policy, as_of), "run_id": run_id, "stamp": stamp}
+    row = conn.execute(RESCORE, parameters).one()
+    return Rescored(row.scored, row.changed)
+
+
+def preview(
+    conn: Connection,
+    org_ids: Sequence[OrgId],
+    policy: QualityPolicy,
+    *,
+    as_of: datetime,
+    bins: int,
+    named: int,
+) -> Preview:
+    """The same statement without its writing, over the merges in force; `named` changes are listed."""
+    parameters = {**_inputs(org_ids, policy, as_of), "bins": bins, "named": named}
+    row = conn.execute(PREVIEW, parameters).one()
+    changes = tuple((ItemId(UUID(item_id)), change) for item_id, change in row.largest)
+    return Preview(row.scored, row.changed, tuple(row.before), tuple(row.after), changes)
+
+
+def _inputs(org_ids: Sequence[OrgId], policy: QualityPolicy, as_of: datetime) -> dict[str, object]:
+    return {
         "org_ids": sorted(org_ids),
         "as_of": as_of,
-        "run_id": run_id,
-        "stamp": stamp,
         "usefulness_weight": policy.usefulness_weight,
         "popularity_weight": policy.popularity_weight,
         "freshness_weight": policy.freshness_weight,
@@ -117,5 +172,3 @@ def rescore(
         "half_life": policy.half_life_days,
         "min_change": policy.min_change,
     }
-    row = conn.execute(RESCORE, parameters).one()
-    return Rescored(row.scored, row.changed)
