@@ -373,40 +373,43 @@ def _add_undo(commands: "Subparsers") -> None:
 
 def _add_review(commands: "Subparsers") -> None:
     review = _add(commands, "review", "possible duplicates and cases, and what people decide", REVIEW_ABOUT)
-    review.set_defaults(home="curation", command="review_list")
+    review.set_defaults(home="curation", command="review_list", org=None, limit=20, offset=0)
     actions = review.add_subparsers(metavar="ACTION", title="actions")
-    waiting = _add(actions, "list", "what waits for a person, the most harmful first", command="review_list")
-    show = _add(actions, "show", "one pair or case side by side", command="review_show")
-    decide = _add(actions, "decide", "store a verdict", command="review_decide")
+    waiting = _add_action(actions, "list", "what waits for a person, the most harmful first")
+    show = _add_action(actions, "show", "one pair or case side by side")
+    decide = _add_action(actions, "decide", "store a verdict")
     for parser in (review, waiting):
         parser.add_argument("--org", metavar="ORG", help="only this org (default: all)")
-        parser.add_argument(
-            "--limit", metavar="N", type=_count, default=20, help="at most so many (default: 20)"
-        )
-        parser.add_argument(
-            "--offset", metavar="N", type=_count, default=0, help="after so many (default: 0)"
-        )
+        parser.add_argument("--limit", metavar="N", type=_count, help="at most so many (default: 20)")
+        parser.add_argument("--offset", metavar="N", type=_count, help="after so many (default: 0)")
     for parser in (show, decide):
         parser.add_argument("id", metavar="ID", help="id of a pair or case, or ITEM_ID:ITEM_ID")
     decide.add_argument("outcome", metavar="OUTCOME", help="pair: same, distinct; case: dismissed, resolved")
     decide.add_argument("--by", metavar="NAME", default="operator", help="who decided (default: operator)")
-    for parser in (waiting, show, decide):
-        parser.set_defaults(home="curation")
-    # What `review` itself was given must not be reset by the action after it.
-    kept = ("json", "debug", "org", "limit", "offset")
-    waiting.set_defaults(**dict.fromkeys(kept, argparse.SUPPRESS))
-    for parser in (show, decide):
-        parser.set_defaults(**dict.fromkeys(kept[:2], argparse.SUPPRESS))
+
+
+def _add_action(actions: "Subparsers", name: str, summary: str) -> "_Parser":
+    # What `review` itself was given is not reset to a default by the action after it.
+    parser = _add(actions, name, summary, command=f"review_{name}", argument_default=argparse.SUPPRESS)
+    parser.set_defaults(home="curation")
+    return parser
 
 
 def _add(
-    commands: "Subparsers", name: str, summary: str, about: str | None = None, *, command: str | None = None
+    commands: "Subparsers",
+    name: str,
+    summary: str,
+    about: str | None = None,
+    *,
+    command: str | None = None,
+    argument_default: str | None = None,
 ) -> "_Parser":
     parser = commands.add_parser(
         name,
         help=summary,
         description=about or summary,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argument_default,
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -65,9 +65,11 @@ class MergesReceipt(Receipt):
 
 
 class CasesReceipt(Receipt):
-    """contradiction_cases: cases opened and lone suspects remembered."""
+    """contradiction_cases: cases opened or kept, withdrawn by another policy, lone suspects remembered."""
 
     opened: int = 0
+    kept: int = 0
+    withdrawn: int = 0
     suspects: int = 0
     signals: int = 0
 

@@ -56,9 +56,9 @@ in the same spelling; keep code spans whole, in backticks. Where notes hold for 
 conditions, say which. No HTML, no headings, no names of people, no secrets, no advice of your own."""
 
 
-def summary_id(org_id: OrgId, fingerprint: str) -> ItemId:
-    """The id that the summary of a fingerprint has for ever."""
-    return ItemId(uuid5(_SUMMARY_NAMESPACE, json.dumps([org_id, fingerprint])))
+def summary_id(org_id: OrgId, fingerprint: str, content_hash: str) -> ItemId:
+    """The id that a text written for a fingerprint has for ever."""
+    return ItemId(uuid5(_SUMMARY_NAMESPACE, json.dumps([org_id, fingerprint, content_hash])))
 
 
 def build_request(

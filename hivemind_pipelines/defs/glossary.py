@@ -52,6 +52,8 @@ KEYS: dict[str, str] = {
     "unmerged": "items brought back because nothing supports their merge any more",
     "clusters": "clusters of duplicates in the part of the org that was looked at",
     "opened": "contradiction cases opened",
+    "kept": "open cases that the policy groups as an older one did",
+    "withdrawn": "open cases taken back because the policy no longer groups their items",
     "suspects": "contradiction signals remembered that have no counterpart yet",
     "signals": "contradiction signals read",
     "placed": "topic clusters that came",

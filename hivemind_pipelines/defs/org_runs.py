@@ -32,7 +32,11 @@ def for_each_org(
     receipts: dict[str, R] = {}
     for key in context.partition_keys:
         stage_context = _stage_context(context, commons, org_of(key))
-        receipts[key] = timed(partial(stage, stage_context))
+        try:
+            receipts[key] = timed(partial(stage, stage_context))
+        except Exception:
+            distillation.fail_run(commons.store, stage_context.run_id, datetime.now(UTC))
+            raise
         metadata = receipt_metadata(receipts[key])
         if after is not None:
             metadata["upstream"] = MetadataValue.text(after[key].outcome)

@@ -13,7 +13,7 @@ from dagster import (
 )
 
 from hivemind_pipelines.defs.jobs import distillation, pruning, quality
-from hivemind_pipelines.defs.partitions import add_orgs
+from hivemind_pipelines.defs.partitions import add_orgs, org_of
 from hivemind_pipelines.defs.requests import distillation_requests
 from hivemind_pipelines.defs.resources import Commons
 from hivemind_pipelines.stages import backlog
@@ -43,8 +43,12 @@ def _distillation_schedule(status: DefaultScheduleStatus) -> ScheduleDefinition:
     ) -> list[RunRequest] | SkipReason:
         policy, now = commons.current_policy(), datetime.now(UTC)
         backlogs = backlog.read(commons.current_store(), policy, now, commons.current_models())
-        requested = distillation_requests(context.instance, backlogs, policy, now)
-        add_orgs(context.instance, [request.partition_key or "" for request in requested.run_requests])
+        # Without the sensor nobody comes back for the rest, so all that is due is asked for.
+        requested = distillation_requests(
+            context.instance, backlogs, policy, now, limit=max(1, len(backlogs.orgs))
+        )
+        keys = [request.partition_key for request in requested.run_requests if request.partition_key]
+        add_orgs(context.instance, map(org_of, keys))
         return requested.run_requests or SkipReason(requested.reason)
 
     return distillation_every_30_minutes

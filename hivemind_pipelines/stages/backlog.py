@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
+from hivemind_pipelines.core.confirmation import CONFIRM_PROMPT_VERSION
 from hivemind_pipelines.core.due import GateReading, OrgBacklog
 from hivemind_pipelines.core.model import OrgId
 from hivemind_pipelines.core.policy import DistillationPolicy
-from hivemind_pipelines.stages.context import Services
+from hivemind_pipelines.stages.cluster_summaries import rescan_fingerprint
+from hivemind_pipelines.stages.context import Services, settled_stamp
 from hivemind_pipelines.store import backlog, erasures
 from hivemind_pipelines.store.backlog import OrgCounts, Stamps
 from hivemind_pipelines.store.connection import Store
@@ -57,9 +59,14 @@ def read(
         features=policy.feature_stamp(model_stamps.embedder),
         probes=policy.probe_stamp(model_stamps.embedder),
         matching=policy.fingerprint("matching"),
+        settled=settled_stamp(policy, model_stamps.llm_model),
+        contradiction=policy.fingerprint("contradiction"),
         topics=f"{policy.fingerprint('summary')}:{model}",
         prescreen=policy.fingerprint("quality"),
         pii=model_stamps.scanner,
+        model=model_stamps.llm_model,
+        prompt_version=CONFIRM_PROMPT_VERSION,
+        rescan=rescan_fingerprint(model_stamps.scanner),
     )
     can_summarise = method == "extractive" or model_stamps.has_llm
     with store.read() as conn:
@@ -68,6 +75,7 @@ def read(
             stamps,
             now=now,
             can_summarise=can_summarise,
+            can_confirm=model_stamps.has_llm and policy.matching.llm_confirm,
             org_ids=None if org_ids is None else list(org_ids),
         )
     gate = GateReading(

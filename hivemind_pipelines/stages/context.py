@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hivemind_pipelines.core.confirmation import CONFIRM_PROMPT_VERSION
 from hivemind_pipelines.core.model import ItemId, OrgId, RunId, TopicCluster
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.services.embedding import Embedder, MiniLmEmbedder
@@ -57,13 +58,20 @@ def build_services(settings: Settings, policy: DistillationPolicy) -> Services:
     )
 
 
+def settled_stamp(policy: DistillationPolicy, llm_model: str) -> str:
+    """The stamp of a clustering under a policy and the cached verdicts of a model."""
+    return f"{policy.fingerprint('matching')}:{llm_model}:{CONFIRM_PROMPT_VERSION}"
+
+
 @dataclass(slots=True)
 class Planned:
     """What earlier stages of a dry run would have changed, seen by the later ones."""
 
     expired: set[ItemId] = field(default_factory=set)
     revived: set[ItemId] = field(default_factory=set)
+    canonical_of: dict[ItemId, ItemId] = field(default_factory=dict)
     in_case: set[ItemId] = field(default_factory=set)
+    out_of_case: set[ItemId] = field(default_factory=set)
     topics: dict[str, TopicCluster] | None = None
 
 
@@ -93,6 +101,11 @@ class StageContext:
     def probe_stamp(self) -> str:
         """The stamp of a current search for candidates."""
         return self.policy.probe_stamp(self.services.embedder.model_stamp)
+
+    @property
+    def settled_stamp(self) -> str:
+        """The stamp of a current clustering: the policy, and whose verdicts settle what is possible."""
+        return settled_stamp(self.policy, self.services.llm_model)
 
     @property
     def summary_model(self) -> str:

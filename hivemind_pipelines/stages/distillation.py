@@ -81,6 +81,12 @@ def open_run(
     return RunOpening(run_id, stored.as_of)
 
 
+def fail_run(store: Store, run_id: RunId, at: datetime) -> None:
+    """Close a run that an exception ended; what it left undone is due again."""
+    with store.begin() as conn:
+        runs.finish(conn, run_id, "failed", {}, at)
+
+
 def distill(
     store: Store,
     services: Services,
@@ -114,7 +120,12 @@ def distill(
             store=store, org_id=org_id, run_id=opening.run_id, as_of=opening.as_of, policy=own,
             services=services, dry_run=dry_run, full=full, allow_mass_change=allow_mass_change,
         )  # fmt: skip
-        done[org_id] = _run_stages(replace(ctx, progress=progress) if progress else ctx, wanted, on_stage)
+        try:
+            done[org_id] = _run_stages(replace(ctx, progress=progress) if progress else ctx, wanted, on_stage)
+        except Exception:
+            if not dry_run:
+                fail_run(store, run_id, ctx.clock())
+            raise
     return done
 
 

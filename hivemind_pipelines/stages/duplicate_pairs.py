@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,22 +73,36 @@ def _probe(ctx: StageContext, probes: Sequence[ItemId]) -> Counter[str] | None:
         pairs.store_bands(conn, ctx.org_id, bands, probe_stamp=ctx.probe_stamp)
     if len(probes) >= BULK:
         refresh_statistics(ctx.store)
-    found, vectors = _candidates(ctx, probes)
+    seen = _candidates(ctx, probes)
     decided: Counter[str] = Counter()
-    ordered = sorted(found)
+    ordered = sorted(seen.found)
     for start in range(0, len(ordered), BATCH):
-        decided += _compare_batch(ctx, ordered[start : start + BATCH], vectors)
+        decided += _compare_batch(ctx, ordered[start : start + BATCH], seen.vectors)
         ctx.progress("duplicate_pairs", min(start + BATCH, len(ordered)), len(ordered))
     if len(probes) >= BULK:
         refresh_statistics(ctx.store)
     with ctx.store.begin() as conn:
-        pairs.finish_probes(
-            conn, ctx.org_id, probes, found, feature_stamp=ctx.feature_stamp, probe_stamp=ctx.probe_stamp
-        )
-    return decided
+        # One finisher at a time: each must see what the other has probed.
+        if not try_lock(conn, ctx.org_id, "duplicate_pairs"):
+            return None
+        is_done = pairs.finish_probes(
+            conn, ctx.org_id, probes, seen.obsolete, seen.considered,
+            feature_stamp=ctx.feature_stamp, probe_stamp=ctx.probe_stamp,
+        )  # fmt: skip
+    return decided if is_done else None
 
 
-def _candidates(ctx: StageContext, probes: Sequence[ItemId]) -> tuple[set[PairKey], VectorOf]:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One snapshot's view: the pairs found, those stored and no longer found, and whom they were held against."""
+
+    found: set[PairKey]
+    obsolete: Mapping[PairKey, str]
+    considered: set[ItemId]
+    vectors: VectorOf
+
+
+def _candidates(ctx: StageContext, probes: Sequence[ItemId]) -> _Seen:
     """Pairs that share a bucket or lie near each other, one item a class on either side."""
     policy = ctx.policy.matching
     with ctx.store.read() as conn:
@@ -95,6 +110,7 @@ def _candidates(ctx: StageContext, probes: Sequence[ItemId]) -> tuple[set[PairKe
             conn, ctx.org_id, probes, bucket_max=policy.bucket_max, max_candidates=policy.max_candidates
         )
         others = pairs.read_probed(conn, ctx.org_id, probe_stamp=ctx.probe_stamp)
+        stored = pairs.read_pairs_of(conn, ctx.org_id, probes)
         ids, vectors = items.read_vectors(conn, ctx.org_id, sorted({*probes, *others}))
     row_of = {item_id: row for row, item_id in enumerate(ids)}
     probing = [item_id for item_id in probes if item_id in row_of]
@@ -103,7 +119,12 @@ def _candidates(ctx: StageContext, probes: Sequence[ItemId]) -> tuple[set[PairKe
         cosine_min=policy.cosine_min, top_k=policy.max_candidates,
     )  # fmt: skip
     found |= {(a_id, b_id) for a_id, b_id, _ in near}
-    return found, {item_id: vectors[row] for item_id, row in row_of.items()}
+    return _Seen(
+        found,
+        {key: version for key, version in stored.items() if key not in found},
+        {*probes, *others},
+        {item_id: vectors[row] for item_id, row in row_of.items()},
+    )
 
 
 def _compare_batch(ctx: StageContext, keys: Sequence[PairKey], vectors: VectorOf) -> Counter[str]:

@@ -28,7 +28,7 @@ def run(ctx: StageContext) -> FeaturesReceipt:
     """
     if ctx.full:
         with ctx.store.begin() as conn:
-            items.forget_stamps(conn, ctx.org_id)
+            items.forget_stamps(conn, ctx.org_id, only_caches=ctx.dry_run)
     with ctx.store.read() as conn:
         due = items.count_unfeatured(conn, ctx.org_id, ctx.feature_stamp)
     # What a dry run has cached is published first.

@@ -1,14 +1,23 @@
 """What waits, over all orgs at once: the one grouped query the sensor, `status` and the stages share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from hivemind_pipelines.core.model import OrgId, Stage
-from hivemind_pipelines.store.items import CONTRIBUTED_AT, LIVE, ORIGINAL, POOL
+from hivemind_pipelines.store.items import (
+    APPROVED_AT,
+    CONTRIBUTED_AT,
+    KNOWN_CATEGORIES,
+    LIVE,
+    ORIGINAL,
+    POOL,
+    SCOPE_HASH,
+)
+from hivemind_pipelines.store.pairs import COMPARED, IS_UNCONFIRMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +27,14 @@ class Stamps:
     features: str
     probes: str
     matching: str
+    settled: str
+    contradiction: str
     topics: str
     prescreen: str
     pii: str
+    model: str
+    prompt_version: str
+    rescan: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,14 @@ class OrgCounts:
     watermark: str
 
 
+#: An item is nobody's backlog before its approval, however old its text is.
+DUE_SINCE = f"GREATEST({CONTRIBUTED_AT}, {APPROVED_AT})"
+
+#: Its features are missing, of another extractor, text or scope.
+IS_STALE = f"""
+    f.stamp IS DISTINCT FROM :features OR f.content_hash <> k.content_hash OR f.scope_hash <> {SCOPE_HASH}
+"""
+
 # Deliberately over every org (`= ANY(:org_ids)` narrows it): one statement a sensor tick, however many
 # orgs there are. Each CTE counts one thing per org.
 BACKLOG = text(f"""
@@ -50,12 +72,12 @@ BACKLOG = text(f"""
         SELECT org_id FROM scope
         WHERE CAST(:org_ids AS text[]) IS NULL OR org_id = ANY(CAST(:org_ids AS text[]))
     ), pool AS (
-        SELECT k.org_id, k.id, k.expired_at IS NULL AS is_live, {CONTRIBUTED_AT} AS contributed_at,
+        SELECT k.org_id, k.id, k.expired_at IS NULL AS is_live, {DUE_SINCE} AS contributed_at,
                f.class_key, f.probed_stamp,
-               f.stamp IS NOT DISTINCT FROM :features AND f.content_hash = k.content_hash AS is_featured,
+               NOT ({IS_STALE}) AS is_featured,
                f.embedding IS NOT NULL AND k.embedding IS NULL AND f.content_hash = k.content_hash
                    AS is_unpublished,
-               f.content_hash IS NOT NULL AND f.settled_stamp IS DISTINCT FROM :matching AS is_unsettled,
+               f.content_hash IS NOT NULL AND f.settled_stamp IS DISTINCT FROM :settled AS is_unsettled,
                f.content_hash = k.content_hash AND f.topic_stamp IS DISTINCT FROM :topics
                    AND k.expired_at IS NULL AS is_unplaced
         FROM public.knowledge_items k
@@ -70,6 +92,7 @@ BACKLOG = text(f"""
         SELECT p.org_id,
                count(*) FILTER (WHERE NOT p.is_featured OR p.is_unpublished) AS unfeatured,
                count(*) FILTER (WHERE p.is_unsettled) AS unsettled,
+               md5(string_agg(p.id::text, ',' ORDER BY p.id) FILTER (WHERE p.is_unsettled)) AS unsettled_hash,
                count(*) FILTER (WHERE p.is_unplaced AND c.item_id IS NULL) AS unplaced,
                min(p.contributed_at) FILTER (
                    WHERE NOT p.is_featured OR p.is_unsettled OR (p.is_unplaced AND c.item_id IS NULL)
@@ -90,6 +113,10 @@ BACKLOG = text(f"""
         JOIN public.knowledge_items b
             ON b.org_id = p.org_id AND b.id = p.b_id AND b.content_hash = p.b_hash AND b.deleted_at IS NULL
         WHERE p.stamp <> :matching GROUP BY p.org_id
+    ), unconfirmed AS (
+        SELECT p.org_id, count(*) AS unconfirmed {COMPARED}
+        JOIN orgs o ON o.org_id = p.org_id
+        WHERE :can_confirm AND {IS_UNCONFIRMED} GROUP BY p.org_id
     ), broken_merges AS (
         -- The canonical is no longer live, or somebody else changed the expiry of the duplicate.
         SELECT m.org_id, count(*) AS broken FROM distillation.merges m
@@ -107,6 +134,23 @@ BACKLOG = text(f"""
         LEFT JOIN distillation.stamped_signals t ON t.org_id = k.org_id AND t.signal_id = s.id
         WHERE s.signal_type = 'contradiction' AND t.signal_id IS NULL AND {LIVE} AND {ORIGINAL}
         GROUP BY k.org_id
+    ), misplaced_cases AS (
+        -- Open cases of signals that another policy grouped, or one of whose signals counts for an item
+        -- outside them: a party was merged, or came back.
+        SELECT c.org_id, count(*) AS misplaced FROM distillation.contradiction_cases c
+        JOIN orgs o ON o.org_id = c.org_id
+        WHERE c.status = 'open' AND c.detector = 'signals' AND (c.stamp <> :contradiction OR EXISTS (
+            SELECT FROM distillation.stamped_signals t
+            JOIN public.quality_signals s ON s.id = t.signal_id
+            JOIN public.knowledge_items k ON k.org_id = t.org_id AND k.id = t.item_id AND k.deleted_at IS NULL
+            LEFT JOIN distillation.merges m
+                ON m.org_id = k.org_id AND m.duplicate_id = k.id AND NOT m.is_legacy AND m.expired_at = k.expired_at
+            JOIN public.knowledge_items p ON p.org_id = t.org_id AND p.id = COALESCE(m.canonical_id, k.id)
+                AND p.expired_at IS NULL AND p.deleted_at IS NULL
+            WHERE t.org_id = c.org_id AND t.case_id = c.case_id AND NOT EXISTS (
+                SELECT FROM distillation.case_items i
+                WHERE i.org_id = c.org_id AND i.case_id = c.case_id AND i.item_id = p.id)))
+        GROUP BY c.org_id
     ), stray_members AS (
         SELECT m.org_id, count(*) AS stray FROM distillation.topic_members m
         JOIN orgs o ON o.org_id = m.org_id
@@ -125,7 +169,7 @@ BACKLOG = text(f"""
         JOIN orgs o ON o.org_id = t.org_id
         LEFT JOIN distillation.summaries s ON s.org_id = t.org_id AND s.fingerprint = t.fingerprint
         LEFT JOIN public.knowledge_items i ON i.org_id = s.org_id AND i.id = s.summary_id
-        LEFT JOIN distillation.summary_jobs j ON j.org_id = t.org_id AND j.fingerprint = t.fingerprint
+        LEFT JOIN distillation.llm_jobs j ON j.org_id = t.org_id AND j.fingerprint = t.fingerprint
              AND (j.lease_until >= :now OR j.next_attempt_at > :now)
         GROUP BY t.org_id
     ), summary_sources AS (
@@ -143,12 +187,16 @@ BACKLOG = text(f"""
     ), unsound AS (
         SELECT org_id, count(*) FILTER (WHERE live_sources < 3 OR lost_sources > 0
                                         OR retired_reason IS NOT NULL) AS unsupported,
-               count(*) FILTER (WHERE pii_stamp <> :pii) AS unscanned
+               count(*) FILTER (WHERE pii_stamp <> :pii AND NOT EXISTS (
+                   SELECT FROM distillation.llm_jobs j
+                   WHERE j.org_id = summary_sources.org_id AND j.fingerprint = :rescan
+                     AND j.next_attempt_at > :now)) AS unscanned
         FROM summary_sources GROUP BY org_id
     ), pending AS (
         SELECT p.org_id, count(*) AS pending,
-               count(*) FILTER (WHERE s.stamp IS DISTINCT FROM :prescreen
-                                OR s.content_hash <> p.content_hash) AS unscreened,
+               count(*) FILTER (WHERE p.category::text IN ({KNOWN_CATEGORIES})
+                                AND (s.stamp IS DISTINCT FROM :prescreen
+                                     OR s.content_hash <> p.content_hash)) AS unscreened,
                min(CASE WHEN p.contributed_at BETWEEN '0001-01-02 UTC' AND '9999-12-30 UTC'
                         THEN p.contributed_at END) FILTER (
                    WHERE s.stamp IS DISTINCT FROM :prescreen OR s.content_hash <> p.content_hash) AS oldest
@@ -170,19 +218,27 @@ BACKLOG = text(f"""
     SELECT o.org_id, COALESCE(i.live, 0) AS live, COALESCE(i.expired, 0) AS expired,
            COALESCE(w.pending, 0) AS pending, COALESCE(cf.conflicts, 0) AS conflicts,
            COALESCE(ca.open_cases, 0) AS open_cases,
-           COALESCE(pc.unfeatured, 0) AS unfeatured, COALESCE(pr.unprobed, 0) + COALESCE(sp.stale, 0) AS unpaired,
-           COALESCE(pc.unsettled, 0) + COALESCE(bm.broken, 0) AS unsettled,
+           COALESCE(pc.unfeatured, 0) AS unfeatured,
+           COALESCE(pr.unprobed, 0) + COALESCE(sp.stale, 0) + COALESCE(uc.unconfirmed, 0) AS unpaired,
+           CASE WHEN rp.org_id IS NULL THEN COALESCE(pc.unsettled, 0) ELSE 0 END
+               + COALESCE(bm.broken, 0) AS unsettled,
            COALESCE(pc.unplaced, 0) + COALESCE(sm.stray, 0) AS unplaced,
            COALESCE(t.unsummarised, 0) AS unsummarised, COALESCE(t.actionable, 0) AS actionable,
            COALESCE(t.revivable, 0) + COALESCE(u.unsupported, 0) + COALESCE(u.unscanned, 0) AS unsound,
+           COALESCE(mc.misplaced, 0) AS misplaced,
            COALESCE(w.unscreened, 0) AS unscreened,
            LEAST(pc.oldest, w.oldest) AS oldest_due_at, lr.last_started_at
     FROM orgs o
     LEFT JOIN items i USING (org_id) LEFT JOIN pending w USING (org_id) LEFT JOIN conflicts cf USING (org_id)
     LEFT JOIN cases ca USING (org_id) LEFT JOIN pool_counts pc USING (org_id)
     LEFT JOIN probe_counts pr USING (org_id) LEFT JOIN stale_pairs sp USING (org_id)
-    LEFT JOIN broken_merges bm USING (org_id) LEFT JOIN stray_members sm USING (org_id)
-    LEFT JOIN topics t USING (org_id) LEFT JOIN unsound u USING (org_id) LEFT JOIN last_runs lr USING (org_id)
+    LEFT JOIN distillation.refused_plans rp
+        ON rp.org_id = o.org_id AND rp.stamp = :settled AND rp.inputs_hash = pc.unsettled_hash
+    LEFT JOIN unconfirmed uc ON uc.org_id = o.org_id
+    LEFT JOIN misplaced_cases mc ON mc.org_id = o.org_id
+    LEFT JOIN broken_merges bm ON bm.org_id = o.org_id LEFT JOIN stray_members sm ON sm.org_id = o.org_id
+    LEFT JOIN topics t ON t.org_id = o.org_id LEFT JOIN unsound u ON u.org_id = o.org_id
+    LEFT JOIN last_runs lr ON lr.org_id = o.org_id
     ORDER BY o.org_id
 """)
 
@@ -193,14 +249,11 @@ def read_counts(
     *,
     now: datetime,
     can_summarise: bool,
+    can_confirm: bool,
     org_ids: list[OrgId] | None = None,
 ) -> tuple[OrgCounts, ...]:
     """Counts of every org (or of those named), in org order; `can_summarise` is false without a method."""
-    parameters = {
-        "features": stamps.features, "probes": stamps.probes, "matching": stamps.matching,
-        "topics": stamps.topics, "prescreen": stamps.prescreen, "pii": stamps.pii,
-        "now": now, "org_ids": org_ids,
-    }  # fmt: skip
+    parameters = {**asdict(stamps), "can_confirm": can_confirm, "now": now, "org_ids": org_ids}
     rows = conn.execute(BACKLOG, parameters).mappings()
     return tuple(_counts(row, can_summarise=can_summarise) for row in rows)
 
@@ -210,7 +263,7 @@ def _counts(row: Mapping[Any, Any], *, can_summarise: bool) -> OrgCounts:
         Stage.ITEM_FEATURES: row["unfeatured"],
         Stage.DUPLICATE_PAIRS: row["unpaired"],
         Stage.DUPLICATE_MERGES: row["unsettled"],
-        Stage.CONTRADICTION_CASES: row["conflicts"],
+        Stage.CONTRADICTION_CASES: row["conflicts"] + row["misplaced"],
         Stage.TOPIC_CLUSTERS: row["unplaced"],
         Stage.CLUSTER_SUMMARIES: row["unsound"] + (row["actionable"] if can_summarise else 0),
         Stage.PRESCREENED_CONTRIBUTIONS: row["unscreened"],

@@ -6,15 +6,17 @@ from sqlalchemy import Connection, text
 
 from hivemind_pipelines.core.changes import Flag
 from hivemind_pipelines.core.model import Category, OrgId, PendingContribution, PendingId
+from hivemind_pipelines.store.items import KNOWN_CATEGORIES
 from hivemind_pipelines.store.ledger import Entry
 from hivemind_pipelines.store.pairs import Applied
 
-UNSCREENED = text("""
+UNSCREENED = text(f"""
     SELECT p.id, p.content, p.content_hash, p.category::text AS category, p.confidence
     FROM public.pending_contributions p
     LEFT JOIN distillation.prescreens s ON s.org_id = p.org_id AND s.pending_id = p.id
     WHERE p.org_id = :org_id
       AND (s.stamp IS DISTINCT FROM :stamp OR s.content_hash <> p.content_hash)
+      AND p.category::text IN ({KNOWN_CATEGORIES})
     ORDER BY p.id
 """)
 
@@ -80,7 +82,7 @@ FORGET_GONE = text("""
 
 
 def apply_flags(conn: Connection, org_id: OrgId, plan: Sequence[Flag], *, stamp: str) -> Applied:
-    """Label pending rows in one statement; the ledger gets those whose label changed."""
+    """Label pending rows in one statement; the ledger gets those whose label or score changed."""
     conn.execute(LOCK_PENDING, {"org_id": org_id, "ids": [flag.pending_id for flag in plan]})
     parameters = {
         "org_id": org_id,
@@ -100,6 +102,6 @@ def apply_flags(conn: Connection, org_id: OrgId, plan: Sequence[Flag], *, stamp:
             {"low_quality": row.is_low, "score": row.score},
         )
         for row in rows
-        if row.is_low != row.was_low
+        if row.is_low != row.was_low or (row.is_low and row.score != row.score_before)
     )
     return Applied(len(rows), len(plan) - len(rows), entries)

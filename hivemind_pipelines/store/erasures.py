@@ -79,18 +79,20 @@ DERIVED_LIVE = text(f"""
 # Followers of a lost canonical come back at once; the next run finds them a new canonical.
 REVIVE_FOLLOWERS = text("""
     WITH followers AS (
-        SELECT m.duplicate_id, m.canonical_id, m.expired_at
+        SELECT m.duplicate_id, m.canonical_id, to_jsonb(m.expired_at) AS expired_at
         FROM distillation.merges m
         JOIN public.knowledge_items k
             ON k.org_id = m.org_id AND k.id = m.duplicate_id AND k.expired_at = m.expired_at
            AND k.deleted_at IS NULL
-        WHERE m.org_id = :org_id AND m.canonical_id = ANY(CAST(:lost AS uuid[]))
+        WHERE m.org_id = :org_id AND NOT EXISTS (
+            SELECT FROM public.knowledge_items c
+            WHERE c.org_id = m.org_id AND c.id = m.canonical_id AND c.deleted_at IS NULL)
         ORDER BY k.id FOR NO KEY UPDATE OF k
     ), revived AS (
         UPDATE public.knowledge_items k SET expired_at = NULL
         FROM followers f WHERE k.org_id = :org_id AND k.id = f.duplicate_id
     ), unsettled AS (
-        UPDATE distillation.item_features t SET settled_stamp = NULL
+        UPDATE distillation.item_features t SET settled_stamp = NULL, topic_stamp = NULL
         FROM followers f WHERE t.org_id = :org_id AND t.item_id = f.duplicate_id
     ), forgotten AS (
         DELETE FROM distillation.merges m USING followers f
@@ -163,7 +165,7 @@ def propagate(
     lost = list(losses.lost)
     derived = sorted(conn.execute(DERIVED_LIVE, {"org_id": org_id, "lost": lost}).scalars())
     retired = retire(conn, org_id, [Retire(ItemId(item), "source_deleted") for item in derived], as_of=as_of)
-    rows = conn.execute(REVIVE_FOLLOWERS, {"org_id": org_id, "lost": lost}).all()
+    rows = conn.execute(REVIVE_FOLLOWERS, {"org_id": org_id}).all()
     reasons = {ItemId(row.duplicate_id): "canonical_deleted" for row in rows}
     revived = tuple(
         unmerge_entry(row.duplicate_id, row.canonical_id, row.expired_at, reasons) for row in rows

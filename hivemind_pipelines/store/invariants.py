@@ -209,7 +209,7 @@ _ERASED_REMAINS = f"""
 _STALE_CLAIM = f"""
     -- Claims that a later, finished run should have taken over or dropped.
     SELECT j.org_id, j.claimed_by AS subject_id
-    FROM distillation.summary_jobs j
+    FROM distillation.llm_jobs j
     WHERE {_of_org("j")} AND j.lease_until < now()
       AND EXISTS (SELECT FROM distillation.runs r
                   WHERE r.org_id = j.org_id AND r.job = 'distillation' AND r.status = 'finished'

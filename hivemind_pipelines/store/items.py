@@ -29,13 +29,20 @@ from hivemind_pipelines.store.ledger import Entry
 
 LIVE = "k.expired_at IS NULL AND k.deleted_at IS NULL"
 
+#: A server may know categories that we do not: their items are left alone until we learn them.
+KNOWN_CATEGORIES = ", ".join(f"'{category.value}'" for category in Category)
+
 #: A summary is what we registered as one, or what a server's own distillation marked as one. A scalar
 #: subquery, because right after a bulk load the planner answers NOT EXISTS with a quadratic join.
-ORIGINAL = """
+ORIGINAL = f"""
     (SELECT r.kind FROM distillation.registered_items r
      WHERE r.org_id = k.org_id AND r.item_id = k.id) IS DISTINCT FROM 'summary'
     AND NOT (k.source_agent_id = 'distillation' AND jsonb_typeof(k.tags) = 'object'
              AND k.tags -> 'distilled' = 'true'::jsonb)
+    -- What we know of an item that was moved to another org belongs to the first: it is left alone.
+    AND COALESCE((SELECT r.org_id FROM distillation.registered_items r WHERE r.item_id = k.id), k.org_id)
+        = k.org_id
+    AND k.category::text IN ({KNOWN_CATEGORIES})
 """
 
 #: What matching may place: live originals, and those that a merge of ours, and nobody since, expired.
@@ -52,6 +59,15 @@ POOL = f"""
 CONTRIBUTED_AT = (
     "CASE WHEN k.contributed_at BETWEEN '0001-01-02 UTC' AND '9999-12-30 UTC' THEN k.contributed_at END"
 )
+APPROVED_AT = "CASE WHEN k.approved_at BETWEEN '0001-01-02 UTC' AND '9999-12-30 UTC' THEN k.approved_at END"
+
+#: What an item's statement is about; another scope makes its features due, like another text.
+SCOPE_HASH = """md5(concat_ws(chr(31), coalesce(k.framework, chr(30)), coalesce(k.language, chr(30)),
+                              coalesce(k.version, chr(30))))"""
+
+IS_DUE = f"""
+    (f.stamp IS DISTINCT FROM :stamp OR f.content_hash <> k.content_hash OR f.scope_hash <> {SCOPE_HASH})
+"""
 
 UNFEATURED = text(f"""
     -- Pool items whose features are missing, of an older extractor or of another content.
@@ -61,7 +77,7 @@ UNFEATURED = text(f"""
     FROM public.knowledge_items k
     LEFT JOIN distillation.item_features f ON f.org_id = k.org_id AND f.item_id = k.id
     WHERE k.org_id = :org_id AND {POOL}
-      AND (f.stamp IS DISTINCT FROM :stamp OR f.content_hash <> k.content_hash)
+      AND {IS_DUE}
       AND k.id > :after
     ORDER BY k.id
     LIMIT :limit
@@ -72,7 +88,7 @@ COUNT_UNFEATURED = text(f"""
     FROM public.knowledge_items k
     LEFT JOIN distillation.item_features f ON f.org_id = k.org_id AND f.item_id = k.id
     WHERE k.org_id = :org_id AND {POOL}
-      AND (f.stamp IS DISTINCT FROM :stamp OR f.content_hash <> k.content_hash)
+      AND {IS_DUE}
 """)
 
 NIL = UUID(int=0)
@@ -121,16 +137,20 @@ def _scope(row: Mapping[Any, Any]) -> Scope:
     return Scope(row["framework"], row["language"], row["version"])
 
 
-FORGET_STAMPS = text("""
-    UPDATE distillation.item_features
-    SET stamp = '', probed_stamp = NULL, settled_stamp = NULL, topic_stamp = NULL
-    WHERE org_id = :org_id
+FORGET_CACHES = text("""
+    UPDATE distillation.item_features SET stamp = '', probed_stamp = NULL WHERE org_id = :org_id
+""")
+
+FORGET_PLACES = text("""
+    UPDATE distillation.item_features SET settled_stamp = NULL, topic_stamp = NULL WHERE org_id = :org_id
 """)
 
 
-def forget_stamps(conn: Connection, org_id: OrgId) -> None:
-    """Make every item of the org due again in every stage of matching."""
-    conn.execute(FORGET_STAMPS, {"org_id": org_id})
+def forget_stamps(conn: Connection, org_id: OrgId, *, only_caches: bool) -> None:
+    """Make the features and pairs of every item due again, and unless `only_caches` its merges and topics."""
+    conn.execute(FORGET_CACHES, {"org_id": org_id})
+    if not only_caches:
+        conn.execute(FORGET_PLACES, {"org_id": org_id})
 
 
 REGISTER = text("""
@@ -142,10 +162,10 @@ REGISTER = text("""
 """)
 
 # Joined to the registry: an item that is no original of this org, or whose text changed, stores nothing.
-UPSERT_FEATURES = text("""
+UPSERT_FEATURES = text(f"""
     INSERT INTO distillation.item_features AS f
-        (org_id, item_id, content_hash, class_key, signature, discriminators, embedding, stamp)
-    SELECT r.org_id, r.item_id, n.content_hash, n.class_key, n.signature, n.discriminators,
+        (org_id, item_id, content_hash, scope_hash, class_key, signature, discriminators, embedding, stamp)
+    SELECT r.org_id, r.item_id, n.content_hash, {SCOPE_HASH}, n.class_key, n.signature, n.discriminators,
            CASE WHEN k.embedding IS NULL THEN CAST(n.embedding AS vector) END, :stamp
     FROM unnest(CAST(:ids AS uuid[]), CAST(:hashes AS text[]), CAST(:class_keys AS bytea[]),
                 CAST(:signatures AS bytea[]), CAST(:discriminators AS jsonb[]), CAST(:embeddings AS text[]))
@@ -156,7 +176,8 @@ UPSERT_FEATURES = text("""
         ON k.org_id = r.org_id AND k.id = r.item_id AND k.content_hash = n.content_hash
     ORDER BY r.item_id
     ON CONFLICT (org_id, item_id) DO UPDATE SET
-        content_hash = EXCLUDED.content_hash, class_key = EXCLUDED.class_key,
+        content_hash = EXCLUDED.content_hash, scope_hash = EXCLUDED.scope_hash,
+        class_key = EXCLUDED.class_key,
         signature = EXCLUDED.signature, discriminators = EXCLUDED.discriminators,
         embedding = EXCLUDED.embedding, stamp = EXCLUDED.stamp,
         probed_stamp = NULL, settled_stamp = NULL, topic_stamp = NULL
@@ -353,40 +374,48 @@ def read_pool(conn: Connection, org_id: OrgId, *, stamp: str) -> Pool:
 
 
 TOPIC_ITEMS = text(f"""
-    -- Originals that may be summarised: featured, of current text, in no open case.
+    -- Originals that may be summarised: featured, of current text. Those in an open case are told apart.
     SELECT k.id, k.content_hash, k.category::text AS category, k.framework, k.language, k.version,
-           f.xmin::text AS row_version, k.expired_at IS NULL AS is_live
+           f.xmin::text AS row_version, k.expired_at IS NULL AS is_live,
+           f.topic_stamp IS NOT DISTINCT FROM :stamp AS is_placed,
+           EXISTS (
+               SELECT FROM distillation.case_items ci
+               JOIN distillation.contradiction_cases c
+                   ON c.org_id = ci.org_id AND c.case_id = ci.case_id AND c.status = 'open'
+               WHERE ci.org_id = k.org_id AND ci.item_id = k.id) AS is_in_case
     FROM public.knowledge_items k
     JOIN distillation.item_features f
         ON f.org_id = k.org_id AND f.item_id = k.id AND f.content_hash = k.content_hash
     WHERE k.org_id = :org_id AND {POOL}
-      AND NOT EXISTS (
-        SELECT FROM distillation.case_items ci
-        JOIN distillation.contradiction_cases c
-            ON c.org_id = ci.org_id AND c.case_id = ci.case_id AND c.status = 'open'
-        WHERE ci.org_id = k.org_id AND ci.item_id = k.id)
     ORDER BY k.id
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class TopicCandidate:
-    """An item for topics; `is_live` is false for a duplicate that a dry run may bring back."""
+    """An item for topics; `is_live` is false for a duplicate that a dry run may bring back.
+
+    `is_placed` says that topics have taken it into account under the stamp it was read with.
+    """
 
     item: TopicItem
     is_live: bool
+    is_in_case: bool
+    is_placed: bool
     row_version: str
 
 
-def read_topic_candidates(conn: Connection, org_id: OrgId) -> tuple[TopicCandidate, ...]:
-    """The pool's featured items outside open cases, in id order."""
+def read_topic_candidates(conn: Connection, org_id: OrgId, *, stamp: str) -> tuple[TopicCandidate, ...]:
+    """The pool's featured items, in id order."""
     return tuple(
         TopicCandidate(
             TopicItem(ItemId(row["id"]), row["content_hash"], Category(row["category"]), _scope(row)),
             row["is_live"],
+            row["is_in_case"],
+            row["is_placed"],
             row["row_version"],
         )
-        for row in conn.execute(TOPIC_ITEMS, {"org_id": org_id}).mappings()
+        for row in conn.execute(TOPIC_ITEMS, {"org_id": org_id, "stamp": stamp}).mappings()
     )
 
 
@@ -402,9 +431,9 @@ _STAMP_STATEMENTS = {
 
 
 def stamp_features(
-    conn: Connection, org_id: OrgId, versions: Mapping[ItemId, str], *, column: str, stamp: str
+    conn: Connection, org_id: OrgId, versions: Mapping[ItemId, str], *, column: str, stamp: str | None
 ) -> None:
-    """Mark items as done in `settled_stamp` or `topic_stamp`.
+    """Mark items as done in `settled_stamp` or `topic_stamp`; None makes them due.
 
     A feature row that another transaction touched since it was read (its xmin moved) stays due.
     """

@@ -26,6 +26,7 @@ ChangeName = Literal[
     "unflag",
     "rescore",
     "lose",
+    "allow_mass_change",
     "restore",
     "import_merge",
     "import_derivation",

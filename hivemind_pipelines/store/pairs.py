@@ -1,7 +1,7 @@
 """Blocking tables, compared pairs, verdicts and merges."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,6 +20,7 @@ from hivemind_pipelines.core.model import (
     RunId,
 )
 from hivemind_pipelines.store.items import POOL
+from hivemind_pipelines.store.jobs import job_fingerprint
 from hivemind_pipelines.store.ledger import Entry
 
 PairKey = tuple[ItemId, ItemId]
@@ -116,19 +117,28 @@ def store_bands(
     conn.execute(INSERT_BANDS, parameters)
 
 
-# Buckets above the cap are boilerplate: their members are found by other bands or by their vectors.
+# Buckets above the cap are boilerplate: their members are found by other bands or by their vectors. Each
+# bucket is looked up once, by its key: the planner, left to join bands with bands, is at times quadratic.
 BAND_CANDIDATES = text("""
-    WITH crowded AS (
-        SELECT band, bucket FROM distillation.lsh_bands
-        WHERE org_id = :org_id GROUP BY band, bucket HAVING count(*) > :bucket_max
+    WITH probed AS MATERIALIZED (
+        SELECT item_id, band, bucket FROM distillation.lsh_bands
+        WHERE org_id = :org_id AND item_id = ANY(CAST(:probes AS uuid[]))
+    ), buckets AS MATERIALIZED (
+        SELECT w.band, w.bucket, found.members
+        FROM (SELECT DISTINCT band, bucket FROM probed) w
+        CROSS JOIN LATERAL (
+            SELECT array_agg(capped.item_id) AS members FROM (
+                SELECT b.item_id FROM distillation.lsh_bands b
+                WHERE b.org_id = :org_id AND b.band = w.band AND b.bucket = w.bucket
+                LIMIT CAST(:bucket_max AS bigint) + 1) capped) found
+        WHERE cardinality(found.members) BETWEEN 2 AND :bucket_max
     ), shared AS (
-        SELECT p.item_id AS probe_id, o.item_id AS other_id, count(*) AS bands
-        FROM distillation.lsh_bands p
-        JOIN distillation.lsh_bands o
-            ON o.org_id = p.org_id AND o.band = p.band AND o.bucket = p.bucket AND o.item_id <> p.item_id
-        WHERE p.org_id = :org_id AND p.item_id = ANY(CAST(:probes AS uuid[]))
-          AND NOT EXISTS (SELECT FROM crowded c WHERE c.band = p.band AND c.bucket = p.bucket)
-        GROUP BY p.item_id, o.item_id
+        SELECT p.item_id AS probe_id, other.id AS other_id, count(*) AS bands
+        FROM probed p
+        JOIN buckets USING (band, bucket)
+        CROSS JOIN LATERAL unnest(members) AS other (id)
+        WHERE other.id <> p.item_id
+        GROUP BY p.item_id, other.id
     ), ranked AS (
         SELECT probe_id, other_id,
                row_number() OVER (PARTITION BY probe_id ORDER BY bands DESC, other_id) AS place
@@ -138,12 +148,9 @@ BAND_CANDIDATES = text("""
     FROM ranked WHERE place <= :max_candidates
 """)
 
-
-# Right after a bulk load the planner knows nothing of the buckets and takes nested loops over all of them.
+# While the planner knows nothing of new buckets, it takes a nested loop over all of them for the cheapest.
 HASH_JOINS_ONLY = text("SET LOCAL enable_nestloop = off")
-
-#: From so many probes on, joining everything once beats one index look-up a band.
-BULK_PROBES = 200
+ANY_JOIN = text("SET LOCAL enable_nestloop TO DEFAULT")
 
 
 def read_band_candidates(
@@ -156,9 +163,10 @@ def read_band_candidates(
         "bucket_max": bucket_max,
         "max_candidates": max_candidates,
     }
-    if len(probes) > BULK_PROBES:
-        conn.execute(HASH_JOINS_ONLY)
-    return {(ItemId(row.a_id), ItemId(row.b_id)) for row in conn.execute(BAND_CANDIDATES, parameters)}
+    conn.execute(HASH_JOINS_ONLY)
+    found = {(ItemId(row.a_id), ItemId(row.b_id)) for row in conn.execute(BAND_CANDIDATES, parameters)}
+    conn.execute(ANY_JOIN)
+    return found
 
 
 UPSERT_PAIRS = text("""
@@ -206,22 +214,30 @@ def _comparison_json(value: Comparison) -> str:
     return json.dumps({"scores": dict(value.scores), "vetoes": list(value.vetoes)})
 
 
-def _comparison(value: dict[str, Any]) -> Comparison:
+def comparison_of(value: dict[str, Any]) -> Comparison:
+    """A comparison as it is stored."""
     return Comparison(tuple(value["scores"].items()), tuple(value["vetoes"]))
 
 
 PAIRS_OF = text("""
-    SELECT a_id, b_id FROM distillation.candidate_pairs
+    SELECT a_id, b_id, xmin::text AS row_version FROM distillation.candidate_pairs
     WHERE org_id = :org_id AND (a_id = ANY(CAST(:ids AS uuid[])) OR b_id = ANY(CAST(:ids AS uuid[])))
 """)
 
 DROP_PAIRS = text("""
     DELETE FROM distillation.candidate_pairs p
-    USING unnest(CAST(:a_ids AS uuid[]), CAST(:b_ids AS uuid[])) AS n (a_id, b_id)
-    WHERE p.org_id = :org_id AND p.a_id = n.a_id AND p.b_id = n.b_id
+    USING unnest(CAST(:a_ids AS uuid[]), CAST(:b_ids AS uuid[]), CAST(:versions AS text[]))
+        AS n (a_id, b_id, row_version)
+    WHERE p.org_id = :org_id AND p.a_id = n.a_id AND p.b_id = n.b_id AND p.xmin::text = n.row_version
 """)
 
-# A run beside us may have dropped the bands of an item, which nobody could find then: it stays due.
+
+def read_pairs_of(conn: Connection, org_id: OrgId, ids: Sequence[ItemId]) -> dict[PairKey, str]:
+    """The stored pairs of some items, each with the version of its row."""
+    rows = conn.execute(PAIRS_OF, {"org_id": org_id, "ids": list(ids)})
+    return {(ItemId(row.a_id), ItemId(row.b_id)): row.row_version for row in rows}
+
+
 MARK_PROBED = text("""
     UPDATE distillation.item_features f SET probed_stamp = :probe_stamp, settled_stamp = NULL
     WHERE f.org_id = :org_id AND f.stamp = :feature_stamp AND f.item_id = ANY(CAST(:ids AS uuid[]))
@@ -233,20 +249,31 @@ def finish_probes(
     conn: Connection,
     org_id: OrgId,
     probes: Sequence[ItemId],
-    found: set[PairKey],
+    obsolete: Mapping[PairKey, str],
+    considered: Collection[ItemId],
     *,
     feature_stamp: str,
     probe_stamp: str,
-) -> None:
-    """Forget pairs that the probes no longer find and mark the probes as done and unsettled."""
-    stored = {(row.a_id, row.b_id) for row in conn.execute(PAIRS_OF, {"org_id": org_id, "ids": list(probes)})}
-    obsolete = sorted(stored - found)
-    keys = {"a_ids": [key[0] for key in obsolete], "b_ids": [key[1] for key in obsolete]}
-    conn.execute(DROP_PAIRS, {"org_id": org_id, **keys})
+) -> bool:
+    """Forget obsolete pairs and mark the probes as done and unsettled; False when they stay due.
+
+    They do when another run has probed an item meanwhile that these probes were not held against.
+    A pair that another run has stored since (its xmin moved) is kept.
+    """
+    if set(read_probed(conn, org_id, probe_stamp=probe_stamp)) - set(considered):
+        return False
+    keys = sorted(obsolete)
+    columns = {
+        "a_ids": [key[0] for key in keys],
+        "b_ids": [key[1] for key in keys],
+        "versions": [obsolete[key] for key in keys],
+    }
+    conn.execute(DROP_PAIRS, {"org_id": org_id, **columns})
     conn.execute(
         MARK_PROBED,
         {"org_id": org_id, "ids": list(probes), "feature_stamp": feature_stamp, "probe_stamp": probe_stamp},
     )
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,9 +290,7 @@ class StoredPair:
 
 
 # Only pairs of items in the pool, compared under their current texts, count.
-PAIRS = """
-    SELECT p.a_id, p.b_id, p.a_hash, p.b_hash, p.comparison, p.probability, p.decision, p.reason,
-           v.same, v.confidence
+COMPARED = """
     FROM distillation.candidate_pairs p
     JOIN public.knowledge_items a ON a.org_id = p.org_id AND a.id = p.a_id AND a.content_hash = p.a_hash
     JOIN public.knowledge_items b ON b.org_id = p.org_id AND b.id = p.b_id AND b.content_hash = p.b_hash
@@ -273,18 +298,36 @@ PAIRS = """
         ON v.org_id = p.org_id AND v.model = :model AND v.prompt_version = :prompt_version
        AND v.a_hash = LEAST(p.a_hash COLLATE "C", p.b_hash COLLATE "C")
        AND v.b_hash = GREATEST(p.a_hash COLLATE "C", p.b_hash COLLATE "C")
+"""
+PAIRS = f"""
+    SELECT p.a_id, p.b_id, p.a_hash, p.b_hash, p.comparison, p.probability, p.decision, p.reason,
+           v.same, v.confidence
+    {COMPARED}
     WHERE p.org_id = :org_id AND a.deleted_at IS NULL AND b.deleted_at IS NULL
 """
 CLUSTER_PAIRS = text(
     f"{PAIRS} AND (p.decision <> 'distinct' OR jsonb_array_length(p.comparison -> 'vetoes') > 0)"
 )
 STALE_PAIRS = text(f"{PAIRS} AND p.stamp <> :stamp ORDER BY p.a_id, p.b_id LIMIT :limit")
+
+# What another run asks right now, or what failed a while ago, is not asked again yet.
+IS_UNCONFIRMED = """
+    p.decision = 'possible' AND v.same IS NULL AND jsonb_array_length(p.comparison -> 'vetoes') = 0
+    AND a.deleted_at IS NULL AND b.deleted_at IS NULL
+    AND NOT EXISTS (
+        SELECT FROM distillation.pair_verdicts r
+        WHERE r.org_id = p.org_id AND r.a_id = p.a_id AND r.b_id = p.b_id
+          AND r.a_hash = p.a_hash AND r.b_hash = p.b_hash)
+    AND NOT EXISTS (
+        SELECT FROM distillation.llm_jobs j
+        WHERE j.org_id = p.org_id AND (j.lease_until >= :now OR j.next_attempt_at > :now)
+          AND j.fingerprint = encode(sha256(convert_to(concat_ws('|', 'confirm',
+                LEAST(p.a_hash COLLATE "C", p.b_hash COLLATE "C"),
+                GREATEST(p.a_hash COLLATE "C", p.b_hash COLLATE "C"),
+                :prompt_version, :model), 'UTF8')), 'hex'))
+"""
 UNCONFIRMED_PAIRS = text(
-    f"{PAIRS} AND p.decision = 'possible' AND v.same IS NULL"
-    " AND jsonb_array_length(p.comparison -> 'vetoes') = 0"
-    " AND NOT EXISTS (SELECT FROM distillation.pair_verdicts r WHERE r.org_id = p.org_id"
-    " AND r.a_id = p.a_id AND r.b_id = p.b_id AND r.a_hash = p.a_hash AND r.b_hash = p.b_hash)"
-    " ORDER BY p.probability DESC, p.a_id, p.b_id LIMIT :limit"
+    f"{PAIRS} AND {IS_UNCONFIRMED} ORDER BY p.probability DESC, p.a_id, p.b_id LIMIT :limit"
 )
 
 
@@ -295,7 +338,7 @@ def _pairs(rows: Iterable[Mapping[Any, Any]]) -> tuple[StoredPair, ...]:
             b_id=ItemId(row["b_id"]),
             a_hash=row["a_hash"],
             b_hash=row["b_hash"],
-            comparison=_comparison(row["comparison"]),
+            comparison=comparison_of(row["comparison"]),
             decided=PairDecision(row["decision"], row["probability"], row["reason"]),
             llm=None if row["same"] is None else LlmVerdict(row["same"], row["confidence"]),
         )
@@ -318,11 +361,18 @@ def read_stale_pairs(conn: Connection, org_id: OrgId, *, stamp: str, limit: int)
 
 
 def read_unconfirmed_pairs(
-    conn: Connection, org_id: OrgId, *, model: str, prompt_version: str, limit: int
+    conn: Connection, org_id: OrgId, *, model: str, prompt_version: str, now: datetime, limit: int
 ) -> tuple[StoredPair, ...]:
-    """Possible pairs without a verdict, a person's or a cached one, and without a veto; likeliest first."""
-    parameters = {"org_id": org_id, "model": model, "prompt_version": prompt_version, "limit": limit}
+    """Possible pairs to ask the model about, the likeliest first: no veto, no verdict, no claim, no backoff."""
+    parameters = {
+        "org_id": org_id, "model": model, "prompt_version": prompt_version, "now": now, "limit": limit,
+    }  # fmt: skip
     return _pairs(conn.execute(UNCONFIRMED_PAIRS, parameters).mappings())
+
+
+def confirmation_fingerprint(pair: StoredPair, *, model: str, prompt_version: str) -> str:
+    """The name of the job that asks the model about a pair, the same in `IS_UNCONFIRMED`."""
+    return job_fingerprint("confirm", *sorted((pair.a_hash, pair.b_hash)), prompt_version, model)
 
 
 UNSETTLE = text("""
@@ -427,7 +477,7 @@ APPLY_MERGES = text("""
 
 APPLY_UNMERGES = text("""
     WITH valid AS (
-        SELECT m.duplicate_id, m.canonical_id, m.expired_at
+        SELECT m.duplicate_id, m.canonical_id, to_jsonb(m.expired_at) AS expired_at
         FROM distillation.merges m
         JOIN public.knowledge_items k
             ON k.org_id = m.org_id AND k.id = m.duplicate_id AND k.expired_at = m.expired_at
@@ -435,6 +485,9 @@ APPLY_UNMERGES = text("""
     ), revived AS (
         UPDATE public.knowledge_items k SET expired_at = NULL
         FROM valid v WHERE k.org_id = :org_id AND k.id = v.duplicate_id
+    ), unplaced AS (
+        UPDATE distillation.item_features f SET topic_stamp = NULL
+        FROM valid v WHERE f.org_id = :org_id AND f.item_id = v.duplicate_id
     ), forgotten AS (
         DELETE FROM distillation.merges m USING valid v
         WHERE m.org_id = :org_id AND m.duplicate_id = v.duplicate_id
@@ -455,6 +508,9 @@ FORGET_TAKEN_BACK = text(f"""
     WITH taken AS ({TAKEN_BACK}), forgotten AS (
         DELETE FROM distillation.merges m USING taken t
         WHERE m.org_id = :org_id AND m.duplicate_id = t.duplicate_id
+    ), unplaced AS (
+        UPDATE distillation.item_features f SET topic_stamp = NULL
+        FROM taken t WHERE f.org_id = :org_id AND f.item_id = t.duplicate_id
     )
     SELECT duplicate_id, canonical_id, merged_at, expired_at FROM taken ORDER BY duplicate_id
 """)
@@ -499,13 +555,15 @@ SYNC_LINKS = text("""
         SELECT m.canonical_id, to_jsonb(m.duplicate_id::text)
         FROM distillation.merges m JOIN touched t ON t.id = m.canonical_id
         WHERE m.org_id = :org_id
+    ), grouped_links AS (
+        SELECT id, jsonb_agg(link ORDER BY link #>> '{}') AS links FROM all_links GROUP BY id
     ), desired AS (
         SELECT t.id, t.tags,
-               (SELECT jsonb_agg(a.link ORDER BY a.link #>> '{}') FROM all_links a WHERE a.id = t.id) AS links,
+               g.links,
                (SELECT l.before ->> 'canonical_tags' FROM distillation.ledger l
                 WHERE l.org_id = :org_id AND l.change = 'merge'
                   AND l.after ->> 'canonical' = t.id::text ORDER BY l.seq LIMIT 1) AS origin
-        FROM touched t
+        FROM touched t LEFT JOIN grouped_links g ON g.id = t.id
     )
     UPDATE public.knowledge_items k
     SET tags = CASE
@@ -559,10 +617,10 @@ def apply_merges(
 
 
 def unmerge_entry(
-    duplicate_id: UUID, canonical_id: UUID, expired_at: datetime, reasons: Mapping[ItemId, str]
+    duplicate_id: UUID, canonical_id: UUID, expired_at: str, reasons: Mapping[ItemId, str]
 ) -> Entry:
-    """The ledger entry of a duplicate that came back."""
-    before = {"expired_at": expired_at.isoformat(), "canonical": str(canonical_id)}
+    """The ledger entry of a duplicate that came back; the time as JSON has it, since it may be infinite."""
+    before = {"expired_at": expired_at, "canonical": str(canonical_id)}
     after = {"expired_at": None, "canonical": None, "reason": reasons[ItemId(duplicate_id)]}
     return Entry("unmerge", duplicate_id, before, after)
 

@@ -193,6 +193,7 @@ item_features = _own(
     _org(),
     _needed("item_id", Uuid),
     _needed("content_hash", HASH),
+    _needed("scope_hash", String(32)),
     _needed("class_key", LargeBinary),
     _needed("signature", LargeBinary),
     _needed("discriminators", JSONB),
@@ -361,8 +362,8 @@ derivations = _own(
     Index("derivations_source", "org_id", "source_id"),
 )
 
-summary_jobs = _own(
-    "summary_jobs",
+llm_jobs = _own(
+    "llm_jobs",
     _org(),
     _needed("fingerprint", HASH),
     _needed("attempts", Integer, "0"),
@@ -479,6 +480,18 @@ receipts = _own(
     PrimaryKeyConstraint("asset", "org_id"),
 )
 
+refused_plans = _own(
+    "refused_plans",
+    _org(),
+    _needed("inputs_hash", String(32)),
+    _needed("stamp", Text),
+    _needed("expired_count", Integer),
+    _needed("live_count", Integer),
+    _needed("run_id", Uuid),
+    _needed("at", MOMENT),
+    PrimaryKeyConstraint("org_id"),
+)
+
 tombstones = _own(
     "tombstones",
     _org(),
@@ -502,6 +515,13 @@ ledger = _own(
     _needed("stamp", Text),
     _needed("at", MOMENT),
     Index("ledger_subject", "org_id", "subject_id", "seq"),
+    Index(
+        "ledger_state",
+        "org_id",
+        "subject_id",
+        text("seq DESC"),
+        postgresql_where=text("change NOT IN ('rescore', 'embed', 'flag', 'unflag')"),
+    ),
     Index("ledger_run", "org_id", "run_id"),
     Index(
         "ledger_canonical",

@@ -27,6 +27,7 @@ CREATE TABLE distillation.item_features (
     org_id         varchar(255) NOT NULL,
     item_id        uuid NOT NULL,
     content_hash   varchar(64) NOT NULL,
+    scope_hash     varchar(32) NOT NULL,
     class_key      bytea NOT NULL CHECK (octet_length(class_key) = 32),
     signature      bytea NOT NULL,
     discriminators jsonb NOT NULL,
@@ -201,9 +202,10 @@ CREATE TABLE distillation.derivations (
 CREATE INDEX derivations_source ON distillation.derivations (org_id, source_id)
 """
 
-# Attempts at a fingerprint: the claim (with its lease) before a call, the backoff after a failure.
-SUMMARY_JOBS = """
-CREATE TABLE distillation.summary_jobs (
+# Attempts at work around the model, named by a topic's fingerprint or by a hash over a pair's texts,
+# prompt and model: the claim (with its lease) before a call, the backoff after a failure.
+LLM_JOBS = """
+CREATE TABLE distillation.llm_jobs (
     org_id          varchar(255) NOT NULL,
     fingerprint     varchar(64) NOT NULL,
     attempts        integer NOT NULL DEFAULT 0,
@@ -284,6 +286,19 @@ CREATE TABLE distillation.receipts (
 )
 """
 
+# A plan that the breaker stopped, named by what it was planned from: the same plan is not due again.
+REFUSED_PLANS = """
+CREATE TABLE distillation.refused_plans (
+    org_id        varchar(255) NOT NULL PRIMARY KEY,
+    inputs_hash   varchar(32) NOT NULL,
+    stamp         text NOT NULL,
+    expired_count integer NOT NULL,
+    live_count    integer NOT NULL,
+    run_id        uuid NOT NULL,
+    at            timestamptz NOT NULL
+)
+"""
+
 TOMBSTONES = """
 CREATE TABLE distillation.tombstones (
     org_id  varchar(255) NOT NULL,
@@ -308,6 +323,8 @@ CREATE TABLE distillation.ledger (
     at         timestamptz NOT NULL
 );
 CREATE INDEX ledger_subject ON distillation.ledger (org_id, subject_id, seq);
+CREATE INDEX ledger_state ON distillation.ledger (org_id, subject_id, seq DESC)
+    WHERE change NOT IN ('rescore', 'embed', 'flag', 'unflag');
 CREATE INDEX ledger_run ON distillation.ledger (org_id, run_id);
 CREATE INDEX ledger_canonical ON distillation.ledger (org_id, (after ->> 'canonical'), seq)
     WHERE change = 'merge';
@@ -331,10 +348,11 @@ BLOCKS = (
     TOPIC_CLUSTERS,
     SUMMARIES,
     DERIVATIONS,
-    SUMMARY_JOBS,
+    LLM_JOBS,
     LLM_VERDICTS,
     PRESCREENS,
     RUNS,
+    REFUSED_PLANS,
     TOMBSTONES,
     LEDGER,
 )
