@@ -57,9 +57,14 @@ def extract(*contents: str, policy: SummaryPolicy = POLICY) -> SummaryDraft:
 
 
 def test_the_id_of_a_summary_belongs_to_org_and_fingerprint() -> None:
-    first = summary_id(OrgId("acme"), "f" * 64)
-    assert first == summary_id(OrgId("acme"), "f" * 64)
-    assert len({first, summary_id(OrgId("other"), "f" * 64), summary_id(OrgId("acme"), "e" * 64)}) == 3
+    first = summary_id(OrgId("acme"), "f" * 64, "a" * 64)
+    assert first == summary_id(OrgId("acme"), "f" * 64, "a" * 64)
+    others = {
+        summary_id(OrgId("other"), "f" * 64, "a" * 64),
+        summary_id(OrgId("acme"), "e" * 64, "a" * 64),
+        summary_id(OrgId("acme"), "f" * 64, "b" * 64),
+    }
+    assert len({first, *others}) == 4
 
 
 def test_a_request_numbers_the_sources_and_says_that_they_are_data() -> None:

@@ -26,11 +26,11 @@ from hivemind_pipelines_tests.stages.commons import NOW, policy, services
 #: Small, so that a run has several batches to be interrupted between.
 BATCH = 8
 
-BRIEF_LEASE: dict[str, Any] = {"llm_lease": "PT3S", "llm_call_timeout": "PT1S", "llm_backoff": "PT1S"}
+BRIEF_LEASE: dict[str, Any] = {"llm_lease": "PT2S", "llm_call_timeout": "PT1S", "llm_backoff": "PT1S"}
 
 
 def interruptible_policy() -> DistillationPolicy:
-    """The policy of the interrupted and of the resuming runs: claims are leased for three seconds."""
+    """The policy of the interrupted and of the resuming runs: claims are leased for two seconds."""
     return policy(topics={"distance_max": 0.7}, safety=BRIEF_LEASE)
 
 

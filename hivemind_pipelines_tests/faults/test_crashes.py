@@ -36,13 +36,13 @@ POINTS = (
     "sql:k SET embedding =",
     "sql:INSERT INTO distillation.lsh_bands",
     Stage.DUPLICATE_PAIRS,
-    "sql:COPY distillation.ledger",
+    "sql:INSERT INTO distillation.candidate_pairs",
     "sql:WITH touched AS",
     "sql:INSERT INTO public.quality_signals",
     Stage.TOPIC_CLUSTERS,
     "scanning",
     "sql:INSERT INTO public.knowledge_items",
-    "sql:UPDATE distillation.runs",
+    "sql:INSERT INTO public.deployment_config",
 )
 FEW = ("embedding", "sql:WITH touched AS", Stage.DUPLICATE_PAIRS, "sql:INSERT INTO public.knowledge_items")
 
@@ -83,7 +83,9 @@ def without_moments(dump: Dump) -> Dump:
 
 
 def _timeless(row: dict[str, Any]) -> dict[str, Any]:
-    is_ours = row.get("source_agent_id") == "distillation" or row.get("signal_type") == "contradiction_cluster"
+    is_ours = (
+        row.get("source_agent_id") == "distillation" or row.get("signal_type") == "contradiction_cluster"
+    )
     kept = {name: value for name, value in row.items() if not (is_ours and name.endswith("_at"))}
     if isinstance(kept.get("metadata"), dict):
         kept["metadata"] = {**kept["metadata"], "detected_at": None}
@@ -140,7 +142,7 @@ def resumes(store: Store, point: str, uninterrupted: Dump) -> None:
     assert without_moments(after) == uninterrupted
     with store.read() as conn:
         assert invariants.violations(conn) == ()
-    assert rows(store, "SELECT 1 FROM distillation.summary_jobs WHERE claimed_by IS NOT NULL") == []
+    assert rows(store, "SELECT 1 FROM distillation.llm_jobs WHERE claimed_by IS NOT NULL") == []
     again = distil(store, under=under, now=NOW + timedelta(hours=3))
     assert {receipt.outcome for receipt in again.values()} == {"nothing_due"}
     assert org_dump(store) == {table: after[table] for table in org_dump(store)}
@@ -149,7 +151,7 @@ def resumes(store: Store, point: str, uninterrupted: Dump) -> None:
 
 
 def _leased_for_s(store: Store) -> float:
-    longest = "SELECT EXTRACT(epoch FROM max(lease_until) - clock_timestamp()) FROM distillation.summary_jobs"
+    longest = "SELECT EXTRACT(epoch FROM max(lease_until) - clock_timestamp()) FROM distillation.llm_jobs"
     return float(scalar(store, longest) or 0)
 
 
@@ -174,7 +176,7 @@ def test_a_claim_of_a_killed_run_is_honoured_while_leased_and_taken_over_then(
     with stopped_at(store, "scanning"):
         pass
     wait_until_gone(store)
-    [job] = rows(store, "SELECT fingerprint, lease_until FROM distillation.summary_jobs")
+    [job] = rows(store, "SELECT fingerprint, lease_until FROM distillation.llm_jobs")
     waited = distil(store, under=under, now=NOW + timedelta(hours=1))[Stage.CLUSTER_SUMMARIES]
     assert waited.counts()["skipped"] == 1
     assert "waiting" in waited.note
@@ -192,7 +194,7 @@ def test_a_claim_on_a_topic_that_is_gone_does_not_outlive_its_lease(store: Store
         pass
     wait_until_gone(store)
     time.sleep(max(0.0, _leased_for_s(store)) + 0.1)
-    [job] = rows(store, "SELECT fingerprint FROM distillation.summary_jobs")
+    [job] = rows(store, "SELECT fingerprint FROM distillation.llm_jobs")
     member = scalar(
         store,
         "SELECT item_id FROM distillation.topic_members WHERE fingerprint = :f ORDER BY item_id LIMIT 1",
@@ -202,6 +204,6 @@ def test_a_claim_on_a_topic_that_is_gone_does_not_outlive_its_lease(store: Store
     with store.begin() as conn:
         conn.exec_driver_sql(insert.replace(":id", "%(id)s"), {"id": member})
     distil(store, under=interruptible_policy(), now=NOW + timedelta(hours=1))
-    assert rows(store, "SELECT 1 FROM distillation.summary_jobs WHERE lease_until IS NOT NULL") == []
+    assert rows(store, "SELECT 1 FROM distillation.llm_jobs WHERE lease_until IS NOT NULL") == []
     with store.read() as conn:
         assert invariants.violations(conn) == ()

@@ -3,12 +3,11 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from hivemind_pipelines.services.pii import GatedScanner
-
 from hivemind_pipelines.core.model import OrgId, Stage
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.core.receipts import Receipt
 from hivemind_pipelines.services.llm import Llm
+from hivemind_pipelines.services.pii import GatedScanner
 from hivemind_pipelines.stages import distillation
 from hivemind_pipelines.stages.context import Services
 from hivemind_pipelines.store.connection import Store

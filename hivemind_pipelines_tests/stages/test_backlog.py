@@ -15,6 +15,7 @@ from hivemind_pipelines_tests.builders import (
     insert_items,
     insert_pending,
     insert_signal,
+    read_item,
     set_item,
 )
 from hivemind_pipelines_tests.stages.commons import NOW, distil, policy, services
@@ -131,3 +132,42 @@ def test_only_the_orgs_named_are_read(store: Store) -> None:
     insert_item(store, FIX, "globex")
     found = backlog.read(store, policy(), NOW, ModelStamps.of(services()), [OrgId("globex")])
     assert [org.org_id for org in found.orgs] == ["globex"]
+
+
+def test_a_refused_plan_is_not_due_again_until_its_inputs_change(store: Store) -> None:
+    insert_items(store, [f"{FIX}{'.' * count}" for count in range(60)])
+    distil(store)
+    assert Stage.DUPLICATE_MERGES not in waiting(store)
+    insert_item(store, "Another note about something else entirely")
+    distil(store, now=NOW + HOUR, stages=[Stage.ITEM_FEATURES, Stage.DUPLICATE_PAIRS])
+    assert waiting(store)[Stage.DUPLICATE_MERGES] == 61
+
+
+def test_an_item_of_another_scope_is_due(store: Store) -> None:
+    kept = insert_item(store, FIX, version="3.8", quality_score=0.9)
+    merged = insert_item(store, f"{FIX}.", version="3.8")
+    distil(store)
+    set_item(store, kept, version="3.12")
+    assert waiting(store)[Stage.ITEM_FEATURES] == 1
+    distil(store, now=NOW + HOUR)
+    assert read_item(store, merged)["expired_at"] is None
+
+
+def test_an_item_of_a_category_we_do_not_know_harms_no_other(store: Store) -> None:
+    execute(store, "ALTER TYPE public.knowledgecategory ADD VALUE 'recipe'")
+    strange = insert_item(store, FIX, category="recipe", quality_score=0.9)
+    insert_pending(store, "A note", category="recipe")
+    insert_signal(store, strange)
+    merged = insert_item(store, f"{FIX}.", quality_score=0.1)
+    insert_item(store, f"{FIX}!", quality_score=0.8)
+    distil(store)
+    assert read_item(store, merged)["expired_at"] is not None
+    assert read_item(store, strange)["expired_at"] is None
+    assert waiting(store) == {}
+
+
+def test_a_full_preview_makes_nothing_due(store: Store) -> None:
+    insert_items(store, [FIX, f"{FIX}."])
+    distil(store)
+    distil(store, dry_run=True, full=True, now=NOW + HOUR)
+    assert Stage.TOPIC_CLUSTERS not in waiting(store)

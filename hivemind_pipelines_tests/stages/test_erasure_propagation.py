@@ -8,6 +8,7 @@ from hivemind_pipelines.core.receipts import ErasureReceipt
 from hivemind_pipelines.stages import backlog, erasure_propagation
 from hivemind_pipelines.store import invariants
 from hivemind_pipelines.store.connection import Store
+from hivemind_pipelines.store.migrations.migrate import migrate
 from hivemind_pipelines_tests.builders import (
     ACME,
     delete_item,
@@ -142,3 +143,56 @@ def test_every_effect_is_in_the_ledger(store: Store) -> None:
     receipt = propagate(store)
     changes = rows(store, "SELECT change FROM distillation.ledger WHERE run_id = :run", run=receipt.run_id)
     assert sorted(row.change for row in changes) == ["lose", "retire"]
+
+
+def test_a_legacy_merge_that_never_ends_comes_back_with_its_deleted_canonical(store: Store) -> None:
+    kept = insert_item(store, FIX)
+    merged = insert_item(store, "An older note", expired_at="infinity")
+    set_item(store, kept, tags={"provenance_links": [str(merged)]})
+    migrate(store)
+    assert scalar(store, "SELECT count(*) FROM distillation.merges WHERE is_legacy") == 1
+    set_item(store, kept, deleted_at=LATER)
+    assert propagate(store).followers_revived == 1
+    assert read_item(store, merged)["expired_at"] is None
+    holds(store)
+
+
+def test_a_restored_follower_of_a_lost_canonical_comes_back(store: Store) -> None:
+    kept = insert_item(store, FIX)
+    merged = insert_item(store, "An older note", expired_at=NOW)
+    set_item(store, kept, tags={"provenance_links": [str(merged)]})
+    migrate(store)
+    set_item(store, merged, deleted_at=LATER)
+    propagate(store)
+    set_item(store, kept, deleted_at=LATER)
+    propagate(store)
+    set_item(store, merged, deleted_at=None)
+    propagate(store)
+    assert read_item(store, merged)["expired_at"] is None
+    holds(store)
+
+
+def test_a_summary_that_would_say_the_same_again_comes_back_for_the_rest(store: Store) -> None:
+    quoted = policy(
+        topics={"distance_max": 0.9},
+        matching={"duplicate_min": 1.0},
+        summary={"method": "extractive", "sentences_max": 2},
+    )
+    ids = insert_items(store, RELATED)
+    distil(store, under=quoted)
+    [before] = rows(
+        store, "SELECT id, content FROM public.knowledge_items WHERE source_agent_id = 'distillation'"
+    )
+    unquoted = next(item for item in ids if read_item(store, item)["content"] not in before.content)
+    set_item(store, unquoted, deleted_at=LATER)
+    distil(store, under=quoted, now=NOW + timedelta(hours=1))
+    live = rows(
+        store,
+        "SELECT id, content, tags FROM public.knowledge_items"
+        " WHERE source_agent_id = 'distillation' AND expired_at IS NULL",
+    )
+    assert len(live) == 1
+    assert str(unquoted) not in live[0].tags["source_item_ids"]
+    again = distil(store, under=quoted, now=NOW + timedelta(hours=2))
+    assert {receipt.outcome for receipt in again.values()} == {"nothing_due"}
+    holds(store)

@@ -408,7 +408,8 @@ def test_a_merge_of_the_server_is_not_ours_to_undo(store: Store) -> None:
     execute(
         store,
         "INSERT INTO distillation.ledger (org_id, run_id, change, subject_id, before, after, stamp, at)"
-        " VALUES ('acme', :run, 'import_merge', :id, '{}', jsonb_build_object('canonical', CAST(:c AS text)), '', now())",
+        " VALUES ('acme', :run, 'import_merge', :id, '{}',"
+        " jsonb_build_object('canonical', CAST(:c AS text)), '', now())",
         run=uuid4(), id=merged, c=str(kept),
     )  # fmt: skip
     execute(store, "INSERT INTO distillation.registered_items VALUES ('acme', :id, 'original')", id=merged)

@@ -276,7 +276,7 @@ def an_embedding_of_an_erased_item(commons: Commons) -> UUID:
 def a_claim_that_outlived_its_lease(commons: Commons) -> UUID:
     execute(
         commons.store,
-        "INSERT INTO distillation.summary_jobs (org_id, fingerprint, claimed_by, lease_until)"
+        "INSERT INTO distillation.llm_jobs (org_id, fingerprint, claimed_by, lease_until)"
         " VALUES ('acme', 'f9', :run, :until)",
         run=RUN,
         until=LONG_SINCE,
