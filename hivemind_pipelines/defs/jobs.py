@@ -1,4 +1,4 @@
-"""The jobs: one distillation of an org, its erasures, the quality of all, and the sweeping of old runs."""
+"""The jobs: distillation of an org, its erasures, quality of all, the measure of matching, old runs swept."""
 
 from dagster import AssetSelection, JobDefinition, define_asset_job, job
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -40,6 +40,17 @@ policy = define_asset_job(
 )
 
 
+evaluation = define_asset_job(
+    "evaluation",
+    selection=AssetSelection.assets("matching_evaluation"),
+    tags={tags.JOB: "evaluation"},
+    description=(
+        "Measures matching under the policy in force on the golden set that ships with the package; reads "
+        "and writes no row of the commons. Run it after a change of the matching policy."
+    ),
+)
+
+
 @job(
     name="pruning",
     tags={tags.JOB: "pruning"},
@@ -57,5 +68,6 @@ all_jobs: list[JobDefinition | UnresolvedAssetJobDefinition] = [
     erasure,
     quality,
     policy,
+    evaluation,
     pruning,
 ]

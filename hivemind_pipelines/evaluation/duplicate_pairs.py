@@ -1,6 +1,7 @@
 """duplicates on pairs: features, comparison and decision of production on each pair, without blocking."""
 
 import secrets
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from hivemind_pipelines.core.model import (
     LlmVerdict,
     MatchInput,
     PairDecision,
+    Scope,
 )
 from hivemind_pipelines.core.policy import DistillationPolicy, MatchingPolicy
 from hivemind_pipelines.core.safety import Budget, OutOfBudget
@@ -41,6 +43,9 @@ PRECISION_MIN = 0.99
 
 #: Pairs compared between two reports of progress.
 BATCH = 500
+
+#: A text with the scope it was given.
+Side = tuple[str, Scope]
 
 _TEXTS = UUID("b1f6c0de-51f0-5d6a-8a0e-3f0d5f7d9e21")
 
@@ -72,17 +77,14 @@ def judge(
     progress: Progress,
 ) -> Judged:
     """Embed each text once, compare and decide every pair, then ask the model about the possible ones."""
-    texts = tuple(
-        dict.fromkeys(
-            text for pairs in files.values() for pair in pairs for text in (pair.text_a, pair.text_b)
-        )
-    )
-    prepared = _prepared(texts, services.embedder, policy.matching, progress)
+    sides = tuple(dict.fromkeys(side for pairs in files.values() for pair in pairs for side in _sides(pair)))
+    prepared = _prepared(sides, services.embedder, policy.matching, progress)
     total = sum(map(len, files.values()))
     judged: list[JudgedPair] = []
     for name, pairs in files.items():
         for pair in pairs:
-            comparison = matching.compare(prepared[pair.text_a], prepared[pair.text_b], policy.matching)
+            a, b = _sides(pair)
+            comparison = matching.compare(prepared[a], prepared[b], policy.matching)
             decided = matching.decide(comparison, policy.matching)
             judged.append(JudgedPair(name, pair, comparison, decided, decided.decision))
             if len(judged) % BATCH == 0:
@@ -90,6 +92,10 @@ def judge(
     if services.llm is None or not policy.matching.llm_confirm:
         return Judged(tuple(judged))
     return _confirmed(judged, services.llm, policy, progress)
+
+
+def _sides(pair: LabelledPair) -> tuple[Side, Side]:
+    return (pair.text_a, pair.scope_a), (pair.text_b, pair.scope_b)
 
 
 def report(judged: Judged) -> Evaluation:
@@ -128,6 +134,7 @@ def figures(pairs: Sequence[JudgedPair]) -> Figures:
         "recall_at_precision_99": _recall_at_99(probabilities, labels),
         "cosine": {"auc": auc(cosines, labels), "recall_at_precision_99": _recall_at_99(cosines, labels)},
         "wrong": automatic.fp,
+        "wrong_by_kind": _wrong_by_kind(pairs),
         "possible": sum(pair.decision == "possible" for pair in pairs),
         "possible_vetoed": sum(
             pair.decision == "possible" and is_vetoed for pair, is_vetoed in zip(pairs, vetoed, strict=True)
@@ -136,15 +143,22 @@ def figures(pairs: Sequence[JudgedPair]) -> Figures:
     }
 
 
+def _wrong_by_kind(pairs: Sequence[JudgedPair]) -> dict[str, int]:
+    """Pairs of two statements that were called one, by what the labeller had changed."""
+    wrong = (pair.pair.kind for pair in pairs if pair.decision == "duplicate" and not pair.pair.is_same)
+    return dict(sorted(Counter(kind or "unnamed" for kind in wrong).items()))
+
+
 def _recall_at_99(scores: Sequence[float], labels: Sequence[bool]) -> float | None:
     return recall_at_precision(precision_recall(scores, labels), PRECISION_MIN) if any(labels) else None
 
 
 def _prepared(
-    texts: Sequence[str], embedder: Embedder, policy: MatchingPolicy, progress: Progress
-) -> dict[str, matching.Prepared]:
+    sides: Sequence[Side], embedder: Embedder, policy: MatchingPolicy, progress: Progress
+) -> dict[Side, matching.Prepared]:
+    texts = [text for text, _ in sides]
     vectors = embedder.embed(texts, lambda done, total: progress("embedding", done, total))
-    items = [_item(text) for text in texts]
+    items = [_item(text, scope) for text, scope in sides]
     extracted = features.extract_all(items, policy)
     prepared = {}
     for item, feature, vector in zip(items, extracted, vectors, strict=True):
@@ -153,13 +167,13 @@ def _prepared(
             item_id=item.id, content_hash=item.content_hash, content=item.content, scope=item.scope,
             discriminators=feature.discriminators, signature=feature.signature, vector=usable,
         )  # fmt: skip
-        prepared[item.content] = matching.prepare(made, policy)
+        prepared[item.content, item.scope] = matching.prepare(made, policy)
     return prepared
 
 
-def _item(text: str) -> Item:
+def _item(text: str, scope: Scope) -> Item:
     digest = content_hash(text)
-    return Item(ItemId(uuid5(_TEXTS, digest)), DEFAULT_ORG, text, digest, Category.GENERAL)
+    return Item(ItemId(uuid5(_TEXTS, digest)), DEFAULT_ORG, text, digest, Category.GENERAL, scope)
 
 
 @dataclass(slots=True)

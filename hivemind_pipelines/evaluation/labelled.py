@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 from uuid import UUID
 
 from hivemind_pipelines.core.intake import IntakeDefaults, IntakeRow, RowRefusal, parse_row
-from hivemind_pipelines.core.model import Category
+from hivemind_pipelines.core.model import Category, Scope
 
 Row = TypeVar("Row")
 GroundingLabel = Literal["supported", "partially_supported", "not_supported"]
@@ -19,6 +19,8 @@ Span = tuple[int, int, str]
 Record = Mapping[str, object]
 
 GROUNDING_LABELS: tuple[GroundingLabel, ...] = ("supported", "partially_supported", "not_supported")
+
+UNSCOPED = Scope()
 
 GZIP_MAGIC = b"\x1f\x8b"
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -35,12 +37,15 @@ class _RowError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
-    """Two texts that are, or are not, the same statement."""
+    """Two texts that are, or are not, the same statement; `kind` says what the labeller changed."""
 
     id: str
     text_a: str
     text_b: str
     is_same: bool
+    scope_a: Scope = UNSCOPED
+    scope_b: Scope = UNSCOPED
+    kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,10 @@ class ClaimedText:
 
 
 def read_pairs(path: Path) -> tuple[LabelledPair, ...]:
-    """Rows {text_a, text_b, label 1 or 0}. Raises LabelledFileError."""
+    """Rows {text_a, text_b, label 1 or 0, kind?}, and the scope of a side as framework_a?, version_b?.
+
+    Raises LabelledFileError.
+    """
     return _read(path, lambda record, _, number: _pair(record, number))
 
 
@@ -180,7 +188,14 @@ def _pair(record: Record, number: int) -> LabelledPair:
         text_a=_text(record, "text_a"),
         text_b=_text(record, "text_b"),
         is_same=_is_one(record, "label"),
+        scope_a=_scope(record, "a"),
+        scope_b=_scope(record, "b"),
+        kind=_optional(record, "kind"),
     )
+
+
+def _scope(record: Record, side: str) -> Scope:
+    return Scope(*(_optional(record, f"{column}_{side}") for column in ("framework", "language", "version")))
 
 
 def _clustered(record: Record, line: bytes, number: int) -> ClusteredText:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hivemind_pipelines.core.model import Scope
 from hivemind_pipelines.evaluation import labelled
 from hivemind_pipelines.evaluation.labelled import LabelledFileError
 
@@ -120,3 +121,10 @@ def test_a_claim_has_one_of_three_labels(tmp_path: Path) -> None:
     assert complaint(labelled.read_claims, path).endswith(
         ":1: label must be one of supported, partially_supported, not_supported"
     )
+
+
+def test_a_pair_may_name_the_scope_of_a_side_and_what_was_changed(tmp_path: Path) -> None:
+    scoped = PAIR | {"framework_a": "celery", "version_b": "2.1", "kind": "scope"}
+    (pair,) = labelled.read_pairs(write(tmp_path / "pairs.jsonl", scoped))
+    assert (pair.scope_a, pair.scope_b) == (Scope(framework="celery"), Scope(version="2.1"))
+    assert pair.kind == "scope"

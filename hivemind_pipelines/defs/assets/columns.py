@@ -29,6 +29,16 @@ CANDIDATE_PAIRS = (
     ("stamp", "text", "matching fingerprint under which it was decided"),
 )
 
+MATCHING_EVALUATION = (
+    ("kind*", "text", "what differs between the notes of a pair, as the golden set names it"),
+    ("pairs", "integer", "golden pairs of this kind"),
+    ("same", "integer", "those whose notes state the same"),
+    ("merged", "integer", "those that matching merges without a question"),
+    ("wrong", "integer", "merged although their notes state different things"),
+    ("possible", "integer", "those left to the LLM or a reviewer, vetoed ones included"),
+    ("vetoed", "integer", "those that a veto keeps apart"),
+)
+
 MERGES = (
     ORG,
     ("duplicate_id*", "uuid", "the expired item; it has exactly one canonical"),
