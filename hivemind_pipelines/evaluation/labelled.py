@@ -88,6 +88,16 @@ class ClaimedText:
     label: GroundingLabel
 
 
+@dataclass(frozen=True, slots=True)
+class InjectedTexts:
+    """A text, or a group of related ones, into which instructions to a model were planted, or not."""
+
+    id: str
+    texts: tuple[str, ...]
+    is_injected: bool
+    category: str | None
+
+
 def read_pairs(path: Path) -> tuple[LabelledPair, ...]:
     """Rows {text_a, text_b, label 1 or 0, kind?}, and the scope of a side as framework_a?, version_b?.
 
@@ -122,6 +132,11 @@ def read_secrets(path: Path) -> tuple[SecretText, ...]:
 def read_claims(path: Path) -> tuple[ClaimedText, ...]:
     """Rows {text_a, text_b, label}, document and claim. Raises LabelledFileError."""
     return _read(path, lambda record, _, number: _claimed(record, number))
+
+
+def read_injections(path: Path) -> tuple[InjectedTexts, ...]:
+    """Rows {text or texts, label 1 or 0, category?}. Raises LabelledFileError."""
+    return _read(path, lambda record, _, number: _injected(record, number))
 
 
 def duplicates_shape(path: Path) -> DuplicatesShape:
@@ -231,6 +246,18 @@ def _claimed(record: Record, number: int) -> ClaimedText:
         if record.get("label") == label:
             return ClaimedText(_id(record, number), document, claim, label)
     raise _RowError(f"label must be one of {', '.join(GROUNDING_LABELS)}")
+
+
+def _injected(record: Record, number: int) -> InjectedTexts:
+    texts = _texts(record) if "texts" in record else (_text(record, "text"),)
+    return InjectedTexts(_id(record, number), texts, _is_one(record, "label"), _optional(record, "category"))
+
+
+def _texts(record: Record) -> tuple[str, ...]:
+    texts = record["texts"]
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise _RowError("texts must be a list of texts")
+    return tuple(texts)
 
 
 def _id(record: Record, number: int) -> str:

@@ -18,6 +18,7 @@ from hivemind_pipelines.evaluation import (
     duplicate_pairs,
     fitting,
     grounding,
+    injection,
     labelled,
     pii,
     plots,
@@ -122,6 +123,8 @@ def _evaluate(
             return pii.report(pii.scan(_read(files, labelled.read_spans), policy.pii, progress))
         case "secrets":
             return secrets.report(secrets.scan(_read(files, labelled.read_secrets), policy.pii, progress))
+        case "injection":
+            return injection.report(injection.judge(_read(files, labelled.read_injections), progress))
         case "grounding":
             return grounding.report(
                 grounding.check(_read(files, labelled.read_claims), policy.summary, progress)

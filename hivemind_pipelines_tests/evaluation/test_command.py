@@ -157,6 +157,7 @@ def test_a_missing_file_is_bad_input(run: Run, tmp_path: Path, task: str) -> Non
         (("grandmothers", "p.jsonl"), "invalid choice: 'grandmothers'"),
         (("duplicates",), "required: FILE"),
         (("pii", "p.jsonl"), "p.jsonl:1: text is missing"),
+        (("injection", "p.jsonl"), "p.jsonl:1: text is missing"),
         (("duplicates", "c.jsonl", "p.jsonl"), "evaluate them one by one"),
         (("duplicates", "p.jsonl", "p.jsonl"), "a file is named twice"),
         (("secrets", "p.jsonl", "--plot", "x.png"), "belong to the task duplicates"),
@@ -195,7 +196,7 @@ def test_people_get_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize(
     ("task", "name", "floor"),
-    [("grounding", "wice", 0.3), ("secrets", "secrets", 0.5)],
+    [("grounding", "wice", 0.3), ("secrets", "secrets", 0.5), ("injection", "prompt_injection", 0.85)],
 )
 def test_the_shared_files_are_read_as_they_are(run: Run, task: str, name: str, floor: float) -> None:
     file = EVAL / f"{name}.dev.jsonl.gz"
