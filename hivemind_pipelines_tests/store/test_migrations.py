@@ -25,6 +25,7 @@ from hivemind_pipelines_tests.builders import (
 )
 from hivemind_pipelines_tests.conftest import MakeDatabase, dropped_after
 
+REVISIONS = tuple(sorted(path.name[1:5] for path in (SCRIPTS / "versions").glob("v[0-9]*.py")))
 PUBLIC = ("deployment_config", "knowledge_items", "pending_contributions", "quality_signals")
 
 
@@ -49,7 +50,7 @@ def filenodes(store: Store) -> dict[str, int]:
 def test_an_empty_database_gets_every_table_and_index(empty_store: Store) -> None:
     result = migrate(empty_store)
     assert result.tables == PUBLIC
-    assert result.revisions == ("0001", "0002", "0003")
+    assert result.revisions == REVISIONS
     assert "ix_knowledge_items_embedding" in result.indexes
     with empty_store.read() as connection:
         assert public_schema.differences(connection) == ()
@@ -87,7 +88,7 @@ def test_a_servers_database_keeps_every_row_table_and_index(hivemind_store: Stor
     before = public_dump(hivemind_store), filenodes(hivemind_store)
     public_lines = {line for line in lines(hivemind_store) if "public." in line}
     result = migrate(hivemind_store)
-    assert result == MigrationResult(revisions=("0001", "0002", "0003"))
+    assert result == MigrationResult(revisions=REVISIONS)
     assert (public_dump(hivemind_store), filenodes(hivemind_store)) == before
     assert {line for line in lines(hivemind_store) if "public." in line} == public_lines
     assert migrate(hivemind_store).is_noop
@@ -96,7 +97,7 @@ def test_a_servers_database_keeps_every_row_table_and_index(hivemind_store: Stor
 def test_the_servers_alembic_version_is_left_alone(hivemind_store: Store) -> None:
     migrate(hivemind_store)
     assert scalar(hivemind_store, "SELECT version_num FROM public.alembic_version") == "server_42"
-    assert scalar(hivemind_store, "SELECT version_num FROM distillation.alembic_version") == "0003"
+    assert scalar(hivemind_store, "SELECT version_num FROM distillation.alembic_version") == REVISIONS[-1]
 
 
 def test_missing_indexes_are_added_without_touching_the_table(hivemind_store: Store) -> None:
@@ -222,7 +223,7 @@ def test_a_refusal_lists_every_difference(empty_store: Store) -> None:
 )
 def test_what_a_server_has_besides_is_no_difference(hivemind_store: Store, change: str) -> None:
     execute(hivemind_store, change)
-    assert migrate(hivemind_store).revisions == ("0001", "0002", "0003")
+    assert migrate(hivemind_store).revisions == REVISIONS
 
 
 def test_repeated_hashes_are_refused_before_anything_changes(hivemind_store: Store) -> None:
@@ -261,7 +262,7 @@ def test_migrating_waits_for_no_reader_and_no_writer(hivemind_store: Store) -> N
         for connection in (reader, writer):
             connection.exec_driver_sql("SELECT count(*) FROM knowledge_items")
         writer.exec_driver_sql("UPDATE knowledge_items SET quality_score = 0.6 WHERE id = %s", (item,))
-        assert migrate(hivemind_store).revisions == ("0001", "0002", "0003")
+        assert migrate(hivemind_store).revisions == REVISIONS
 
 
 def test_the_revisions_form_one_line() -> None:
@@ -276,11 +277,13 @@ def test_a_repeated_revision_is_found(tmp_path: Path) -> None:
 
 def test_a_second_head_is_found(tmp_path: Path) -> None:
     scripts = copied_scripts(tmp_path)
-    for name in ("0004", "0005"):
-        (scripts / f"versions/v{name}.py").write_text(f'revision = "{name}"\ndown_revision = "0003"\n')
+    for name in ("9998", "9999"):
+        (scripts / f"versions/v{name}.py").write_text(
+            f'revision = "{name}"\ndown_revision = "{REVISIONS[-1]}"\n'
+        )
     assert revision_problems(scripts) == (
-        "there are 2 heads, expected one: 0004, 0005",
-        "revision 0003 branches or merges, expected one line",
+        "there are 2 heads, expected one: 9998, 9999",
+        f"revision {REVISIONS[-1]} branches or merges, expected one line",
     )
 
 
