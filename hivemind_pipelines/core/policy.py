@@ -133,6 +133,10 @@ class QualityPolicy(Section):
     popularity_scale: Annotated[float, Field(gt=0.0, le=1e9)] = 50.0
     half_life_days: Annotated[float, Field(gt=0.0, le=36_500.0)] = 90.0
     min_change: Share = 0.001
+    #: Of the votes of one agent in one run on one item only the newest counts.
+    one_vote_per_run: bool = False
+    #: How many votes of a kind one agent has on one item; the seed knew no bound.
+    votes_per_agent_max: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _weights(self) -> Self:
@@ -147,6 +151,10 @@ class SafetyPolicy(Section):
 
     mass_change_share_max: Share = 0.2
     mass_change_items_min: PositiveInt = 50
+    #: A warning is given when more of the used items of an org than this share score within 1/40 of each
+    #: other. An org whose items are used at all spreads over ten such parts and more.
+    collapse_share_max: Share = 0.9
+    collapse_items_min: PositiveInt = 50
     llm_calls_per_run_max: Annotated[int, Field(ge=0, le=1_000_000)] = 200
     llm_calls_per_day_max: Annotated[int, Field(ge=0, le=10_000_000)] = 2_000
     llm_usd_per_run_max: Money = 5.0

@@ -1,10 +1,11 @@
 """Quality: the reference formula that turns behaviour into a score in [0, 1]."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hivemind_pipelines.core.policy import QualityPolicy
+from hivemind_pipelines.core.policy import QualityPolicy, SafetyPolicy
 
 _SECONDS_PER_DAY = 86_400.0
 
@@ -50,6 +51,23 @@ def preliminary_score(confidence: float, policy: QualityPolicy) -> float:
         contradiction_rate=1.0 - (_clamp01(confidence) if math.isfinite(confidence) else 0.0),
         is_current=True,
     )
+
+
+#: Equal parts of [0, 1] in which scores count as alike.
+SPREAD_BINS = 40
+
+
+def collapsed_share(spread: Mapping[int, int], policy: SafetyPolicy) -> float | None:
+    """The share of an org's used items in its fullest part of [0, 1], when that is nearly all of them.
+
+    `spread` maps the number of a part to the items in it. None while the scores tell items apart, and of
+    an org with too few used items to say.
+    """
+    total = sum(spread.values())
+    if total < policy.collapse_items_min:
+        return None
+    share = max(spread.values()) / total
+    return share if share > policy.collapse_share_max else None
 
 
 def _weigh(

@@ -115,11 +115,24 @@ class ReportReceipt(Receipt):
     report_path: str | None = None
 
 
+class ScoreMove(BaseModel):
+    """A score that was written over another one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    org_id: str
+    item_id: UUID
+    before: float
+    after: float
+
+
 class QualityReceipt(Receipt):
-    """quality_scores: live items looked at and scores that moved, over all orgs."""
+    """quality_scores: live items that were due and scores that moved, over all orgs."""
 
     scored: int = 0
     changed: int = 0
+    #: The largest moves, the largest first.
+    largest: tuple[ScoreMove, ...] = ()
 
 
 class ErasureReceipt(Receipt):

@@ -7,10 +7,12 @@ from typing import Any
 
 from pgvector.sqlalchemy import Vector
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Double,
     Enum,
@@ -441,6 +443,31 @@ prescreens = _own(
     _needed("stamp", Text),
     PrimaryKeyConstraint("org_id", "pending_id"),
     CheckConstraint("score BETWEEN 0 AND 1"),
+)
+
+quality_inputs = _own(
+    "quality_inputs",
+    _org(),
+    _needed("item_id", Uuid),
+    _needed("retrievals", Double),
+    _needed("helpful", Double),
+    _needed("not_helpful", Double),
+    _needed("signals", BigInteger),
+    _needed("contradictions", BigInteger),
+    _optional("accessed_at", MOMENT),
+    _needed("is_current", Boolean),
+    _needed("score", Double),
+    _needed("day", Date),
+    _needed("stamp", Text),
+    PrimaryKeyConstraint("org_id", "item_id"),
+)
+
+quality_history = _own(
+    "quality_history",
+    _org(),
+    _needed("day", Date),
+    _needed("counts", ARRAY(Integer)),
+    PrimaryKeyConstraint("org_id", "day"),
 )
 
 runs = _own(

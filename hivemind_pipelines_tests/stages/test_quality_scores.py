@@ -204,3 +204,150 @@ def test_other_weights_reach_their_extremes(store: Store) -> None:
     insert_signal(store, item, "contradiction", created_at=NOW)
     rescore(store, policy(quality=only_votes | {"contradiction_weight": 1.0, "currency_bonus": 0.0}))
     assert score_of(store, item) == 0.0
+
+
+def test_only_items_whose_inputs_changed_are_computed(store: Store) -> None:
+    first, second, third = insert_items(store, ["One note", "Another note", "A third note"])
+    assert rescore(store).scored == 3
+    assert rescore(store, as_of=NOW + timedelta(hours=1)).scored == 0
+    insert_signal(store, first, "retrieval", created_at=NOW)
+    set_item(store, second, helpful_count=3)
+    assert rescore(store).scored == 2
+    set_item(store, third, expired_at=NOW)
+    assert rescore(store).scored == 0
+    set_item(store, third, expired_at=None)
+    assert rescore(store).scored == 1
+
+
+def test_a_signal_that_commits_late_or_goes_is_seen(store: Store) -> None:
+    item = insert_item(store, "A note", approved_at=NOW)
+    rescore(store)
+    late = insert_signal(store, item, "contradiction", created_at=NOW - timedelta(days=40))
+    assert rescore(store).changed == 1
+    assert score_of(store, item) == pytest.approx(0.35)
+    execute(store, "DELETE FROM public.quality_signals WHERE id = :id", id=late)
+    assert rescore(store).changed == 1
+    assert score_of(store, item) == 0.5
+
+
+def test_a_new_day_a_new_policy_and_a_passed_validity_make_items_due(store: Store) -> None:
+    insert_item(store, "A note", approved_at=NOW)
+    ending = insert_item(store, "An ending note", approved_at=NOW, invalid_at=NOW + timedelta(hours=2))
+    rescore(store)
+    assert rescore(store, as_of=NOW + timedelta(hours=3)).scored == 1
+    assert score_of(store, ending) == pytest.approx(0.4, abs=0.001)
+    assert rescore(store, as_of=NOW + timedelta(days=1)).scored == 2
+    assert rescore(store, policy(quality={"half_life_days": 30.0}), NOW + timedelta(days=1)).scored == 2
+
+
+def test_a_score_that_somebody_else_wrote_is_computed_again(store: Store) -> None:
+    item = insert_item(store, "A note", approved_at=NOW)
+    rescore(store)
+    set_item(store, item, quality_score=0.9)
+    assert (rescore(store).changed, score_of(store, item)) == (1, 0.5)
+
+
+def test_the_inputs_of_items_that_are_no_longer_live_are_forgotten(store: Store) -> None:
+    item = insert_item(store, "A note")
+    rescore(store)
+    set_item(store, item, deleted_at=NOW)
+    rescore(store)
+    assert rows(store, "SELECT * FROM distillation.quality_inputs") == []
+
+
+def test_a_thousand_signals_on_one_item_count_each_once(store: Store) -> None:
+    item = insert_item(store, "A note", approved_at=NOW - timedelta(days=300))
+    execute(
+        store,
+        "INSERT INTO public.quality_signals (knowledge_item_id, signal_type, created_at)"
+        " SELECT :id, CASE WHEN n % 4 = 0 THEN 'contradiction' ELSE 'retrieval' END,"
+        " CAST(:at AS timestamptz) - n * interval '1 minute' FROM generate_series(1, 1000) AS n",
+        id=item,
+        at=NOW,
+    )
+    rescore(store)
+    inputs = QualityInputs(
+        signal_count=1000, contradiction_count=250, last_signal_at=NOW - timedelta(minutes=1)
+    )
+    assert score_of(store, item) == pytest.approx(quality.score(inputs, policy().quality, NOW), abs=1e-12)
+
+
+def test_times_written_as_local_ones_are_at_most_now(store: Store) -> None:
+    """A server that stores local time as UTC is hours ahead; its signals are fresh, not fresher."""
+    item = insert_item(store, "A note", approved_at=NOW + timedelta(hours=14), quality_score=0.9)
+    insert_signal(store, item, "outcome_solved", created_at=NOW + timedelta(hours=9))
+    rescore(store)
+    assert score_of(store, item) == 0.5
+
+
+EXTREMES = [
+    {"usefulness_weight": 0.0, "popularity_weight": 0.0, "freshness_weight": 0.0},
+    {"usefulness_weight": 1.0, "popularity_weight": 0.0, "freshness_weight": 0.0},
+    {"usefulness_weight": 0.0, "popularity_weight": 1.0, "freshness_weight": 0.0},
+    {"usefulness_weight": 0.0, "popularity_weight": 0.0, "freshness_weight": 1.0},
+    {"contradiction_weight": 1.0, "currency_bonus": 0.0},
+    {"contradiction_weight": 0.0, "currency_bonus": 1.0},
+    {"half_life_days": 1e-6, "popularity_scale": 1e-6},
+    {"half_life_days": 36_500.0, "popularity_scale": 1e9, "prior_votes": 1e6},
+    {"prior_votes": 0.0},
+]
+
+
+@pytest.mark.parametrize("section", EXTREMES)
+def test_the_statement_is_the_reference_formula_at_the_extremes(
+    store: Store, section: dict[str, float]
+) -> None:
+    """A table of items in one database: every row of it against `core.quality.score`."""
+    ages = (0, 1, 90, 3650)
+    expected: dict[ItemId, QualityInputs] = {}
+    for number, (retrievals, helpful, not_helpful) in enumerate(
+        [(0, 0, 0), (1, 1, 0), (50, 0, 1), (2**31 - 1, 2**31 - 1, 0), (0, 0, 2**31 - 1), (7, 3, 2)]
+    ):
+        for age in ages:
+            item = insert_item(
+                store, f"Note {number} of {age}", approved_at=NOW - timedelta(days=age),
+                retrieval_count=retrievals, helpful_count=helpful, not_helpful_count=not_helpful,
+                invalid_at=NOW if age == 90 else None,
+            )  # fmt: skip
+            kinds = ["contradiction"] * (number % 3) + ["contradiction_cluster"] * (age % 2)
+            for kind in kinds:
+                insert_signal(store, item, kind, created_at=NOW)
+            expected[item] = QualityInputs(
+                retrieval_count=retrievals, helpful_count=helpful, not_helpful_count=not_helpful,
+                signal_count=number % 3, contradiction_count=number % 3,
+                approved_at=NOW - timedelta(days=age), invalid_at=NOW if age == 90 else None,
+            )  # fmt: skip
+    chosen = policy(quality={"min_change": 0.0, **section})
+    rescore(store, chosen)
+    for item, inputs in expected.items():
+        assert score_of(store, item) == pytest.approx(quality.score(inputs, chosen.quality, NOW), abs=1e-12)
+
+
+def test_the_largest_moves_are_named_and_the_day_is_kept(store: Store) -> None:
+    near = insert_item(store, "A near note", approved_at=NOW, quality_score=0.45)
+    far = insert_item(store, "A far note", approved_at=NOW, quality_score=0.1)
+    receipt = rescore(store)
+    assert [(move.item_id, move.before, move.after) for move in receipt.largest] == [
+        (far, 0.1, 0.5),
+        (near, 0.45, 0.5),
+    ]
+    [day] = rows(store, "SELECT day, counts FROM distillation.quality_history")
+    assert (day.day, day.counts[10], sum(day.counts)) == (NOW.date(), 2, 2)
+    set_item(store, far, helpful_count=100)
+    rescore(store)
+    [day] = rows(store, "SELECT counts FROM distillation.quality_history")
+    assert sum(day.counts[11:]) == 1
+
+
+def test_a_collapse_is_seen_among_used_items_only(store: Store) -> None:
+    items = insert_items(store, [f"Note {number}" for number in range(60)], approved_at=NOW)
+    rescore(store)
+    assert quality_scores.collapsed_orgs(store, policy()) == {}
+    for item in items:
+        set_item(store, item, retrieval_count=1)
+    rescore(store)
+    assert quality_scores.collapsed_orgs(store, policy()) == {"acme": 1.0}
+    for number, item in enumerate(items):
+        set_item(store, item, retrieval_count=number * 3)
+    rescore(store)
+    assert quality_scores.collapsed_orgs(store, policy()) == {}
