@@ -29,7 +29,7 @@ def build_defs(overrides: Mapping[str, object] | None = None) -> Definitions:
             erasure.erasure_propagation,
             evaluation.matching_evaluation,
         ],
-        asset_checks=invariant_checks,
+        asset_checks=[*invariant_checks, quality.scores_tell_items_apart],
         jobs=all_jobs,
         sensors=build_sensors(running=running),
         schedules=build_schedules(running=running),

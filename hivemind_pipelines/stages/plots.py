@@ -63,12 +63,31 @@ def quality(bins: Sequence[QualityBin], *, width: float) -> bytes:
     return _png(draw, title="Quality of live items", x="quality score", y="items")
 
 
-def _png(draw: Callable[["Axes"], None], *, title: str, x: str, y: str) -> bytes:
+def thumbnail(counts: Sequence[int], *, title: str) -> bytes:
+    """Counts in equal parts of [0, 1], a few kilobytes small."""
+
+    def draw(axes: "Axes") -> None:
+        width = 1 / len(counts)
+        axes.bar([(part + 0.5) * width for part in range(len(counts))], counts, width * 0.95, color=_CALM)
+        axes.set_xlim(0.0, 1.0)
+
+    return _png(draw, title=title, x="", y="", size_inches=(3.2, 1.6), dpi=72)
+
+
+def _png(
+    draw: Callable[["Axes"], None],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    size_inches: tuple[float, float] = _SIZE_INCHES,
+    dpi: int = _DPI,
+) -> bytes:
     # A Figure of its own needs no pyplot: no display, no state that outlives the call.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_SIZE_INCHES, dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=size_inches, dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     draw(axes)

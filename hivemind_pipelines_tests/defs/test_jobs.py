@@ -3,7 +3,7 @@
 import json
 from uuid import UUID
 
-from dagster import AssetKey, DagsterInstance
+from dagster import AssetCheckKey, AssetCheckSeverity, AssetKey, DagsterInstance
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG
 
 from hivemind_pipelines.core.model import Stage
@@ -116,7 +116,26 @@ def test_quality_is_materialised_only_when_a_score_moved(commons_location: Locat
     assert len(events) == 1
     insert_signal(store, item_id)
     commons_location.run("quality")
-    assert len(commons_location.instance.fetch_materializations(AssetKey("quality_scores"), 10).records) == 2
+    found = commons_location.instance.fetch_materializations(AssetKey("quality_scores"), 10).records
+    assert len(found) == 2
+    metadata = found[0].asset_materialization.metadata
+    [move] = metadata["largest_moves"].value.records
+    assert move.data["item_id"] == str(item_id)
+    assert move.data["after"] < move.data["before"]
+    assert "data:image/png;base64," in metadata["distribution"].value
+    assert len(metadata["distribution"].value) < 8_000
+
+
+def test_a_collapsed_distribution_is_a_warning_and_no_failure(
+    commons_location: Location, store: Store
+) -> None:
+    insert_items(store, [f"{RETRY} {number}" for number in range(60)], retrieval_count=1)
+    assert commons_location.run("quality").success
+    checks = AssetCheckKey(AssetKey("quality_scores"), "scores_tell_items_apart")
+    [record] = commons_location.instance.event_log_storage.get_asset_check_execution_history(checks, limit=5)
+    evaluation = record.event.asset_check_evaluation
+    assert (evaluation.passed, evaluation.severity) == (False, AssetCheckSeverity.WARN)
+    assert evaluation.metadata["shares"].value == {"acme": 1.0}
 
 
 def test_an_erasure_run_notes_what_is_gone(commons_location: Location, store: Store) -> None:

@@ -116,6 +116,15 @@ RUNS = (
 QUALITY_SCORES = (
     ("id*", "uuid", "a live row of `public.knowledge_items`"),
     ("quality_score", "double precision", "in [0, 1]; written only when it moves enough to be seen"),
+    ("retrievals", "double precision", "of it and its merged duplicates; in `distillation.quality_inputs`"),
+    ("helpful", "double precision", "votes for it, less those that the policy does not count"),
+    ("not_helpful", "double precision", "votes against it, less those that the policy does not count"),
+    ("signals", "bigint", "all its signals but `contradiction_cluster`"),
+    ("contradictions", "bigint", "of them, `contradiction`"),
+    ("accessed_at", "timestamptz", "newest retrieval or outcome signal, else its approval"),
+    ("is_current", "boolean", "not yet invalid when it was scored"),
+    ("day", "date", "the UTC day it was last scored; freshness decays by days"),
+    ("stamp", "text", "quality fingerprint"),
 )
 
 TOMBSTONES = (
