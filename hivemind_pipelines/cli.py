@@ -216,6 +216,19 @@ Scores are put back where they are still ours; embeddings stay: they say the sam
 An undo is a run itself, and can be undone by its own id.
 """
 
+ERASE_ABOUT = """\
+Remove what items say, for good: from their rows, which stay as tombstones, and from everything made of
+them, in one transaction an org. Summaries of an erased item lose their text with it and are written again
+from what is left; duplicates that followed it come back.
+
+Then everything is searched for what may be left of it: each column of the database that could hold a text,
+Dagster's own storage, and the files below HIVEMIND_HOME but those of the embedded server, which are read
+as a database. Copies that others contributed are listed, not erased. The signed receipt is written below
+HIVEMIND_HOME/erasures. An erased text is refused by `load` from then on.
+
+exit code 1: something is left, the receipt says where; or, with --verify, the receipt does not hold.
+"""
+
 REVIEW_ABOUT = """\
 What waits for a person: pairs that may be duplicates, and open contradiction cases, sorted by harm
 (retrievals x confidence of their items). No threshold hides any. `decide` stores a verdict, which stands
@@ -291,6 +304,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "status", "how the commons stands, org by org", STATUS_ABOUT)
     _add_evaluate(commands)
     _add_undo(commands)
+    _add_erase(commands)
     _add_review(commands)
     _add_policy(commands)
     return parser
@@ -372,6 +386,22 @@ def _add_undo(commands: "Subparsers") -> None:
     undo.add_argument("--dry-run", action="store_true", help="print what would be undone, change nothing")
 
 
+def _add_erase(commands: "Subparsers") -> None:
+    erase = _add(commands, "erase", "remove what items say, everywhere, and prove it", ERASE_ABOUT)
+    erase.set_defaults(home="protection")
+    erase.add_argument("ids", metavar="ITEM_ID", nargs="*", type=_item_id, help="what to erase")
+    erase.add_argument("--reason", metavar="TEXT", help="why; only the receipt keeps it")
+    erase.add_argument(
+        "--with-copies",
+        action="store_true",
+        help="erase the same contributor's items too that say the same but for case, spacing and "
+        "final punctuation",
+    )
+    erase.add_argument(
+        "--verify", metavar="RECEIPT", type=Path, help="check a receipt and that what it says still stands"
+    )
+
+
 def _add_review(commands: "Subparsers") -> None:
     review = _add(commands, "review", "possible duplicates and cases, and what people decide", REVIEW_ABOUT)
     review.set_defaults(home="curation", command="review_list", org=None, limit=20, offset=0)
@@ -421,6 +451,13 @@ def _add(
     )
     parser.set_defaults(command=command or name, home="commands")
     return parser
+
+
+def _item_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:80]!a} is no item id; expected a UUID") from None
 
 
 def _count(text: str) -> int:

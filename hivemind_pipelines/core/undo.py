@@ -33,6 +33,7 @@ LEFT = frozenset({"embed"})
 _NOT_OURS = {
     "lose": "its owner or the server took it away; that was no effect of ours",
     "restore": "its owner or the server brought it back; that was no effect of ours",
+    "erase": "its text was erased, and nothing brings it back",
     "import_merge": "a HiveMind server merged it before us; it was only entered in our tables",
     "import_derivation": "a HiveMind server wrote it before us; it was only entered in our tables",
 }

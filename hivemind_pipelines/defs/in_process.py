@@ -61,7 +61,7 @@ def distill_in_process(
     run_tags = {tags.FULL: str(full).lower(), tags.ALLOW_MASS_CHANGE: str(allow_mass_change).lower()}
     job = definitions.resolve_job_def("distillation")
     runs: dict[OrgId, OrgRun] = {}
-    with _instance(commons.settings.home) as instance:
+    with opened_instance(commons.settings.home) as instance:
         add_orgs(instance, org_ids)
         for done, org_id in enumerate(org_ids):
             if on_org is not None:
@@ -109,7 +109,7 @@ def _selection(stages: Sequence[Stage] | None) -> list[AssetKey] | None:
 
 
 @contextmanager
-def _instance(home: Path) -> Iterator[DagsterInstance]:
+def opened_instance(home: Path) -> Iterator[DagsterInstance]:
     """The instance that is configured or that `dev` made below the home; else one that is forgotten."""
     if os.environ.get("DAGSTER_HOME"):
         opened = DagsterInstance.get()

@@ -196,14 +196,26 @@ _ABSURD_SCORE = f"""
 """
 
 _ERASED_REMAINS = f"""
-    -- Erased items of which a vector or features are left.
+    -- Erased items of which a text, a vector, features or something derived is left.
     SELECT t.org_id, t.item_id AS subject_id
     FROM distillation.tombstones t
     WHERE {_of_org("t")} AND t.kind = 'erased'
       AND (EXISTS (SELECT FROM public.knowledge_items k
-                   WHERE k.org_id = t.org_id AND k.id = t.item_id AND k.embedding IS NOT NULL)
+                   WHERE k.org_id = t.org_id AND k.id = t.item_id
+                     AND (k.content <> '[erased ' || k.id || ']' OR k.embedding IS NOT NULL
+                          OR k.deleted_at IS NULL))
            OR EXISTS (SELECT FROM distillation.item_features f
-                      WHERE f.org_id = t.org_id AND f.item_id = t.item_id))
+                      WHERE f.org_id = t.org_id AND f.item_id = t.item_id)
+           OR EXISTS (SELECT FROM distillation.derivations d
+                      WHERE d.org_id = t.org_id AND d.source_id = t.item_id)
+           OR EXISTS (SELECT FROM distillation.derivations d
+                      WHERE d.org_id = t.org_id AND d.derived_id = t.item_id)
+           OR EXISTS (SELECT FROM distillation.merges m
+                      WHERE m.org_id = t.org_id AND m.duplicate_id = t.item_id)
+           OR EXISTS (SELECT FROM distillation.pair_verdicts v
+                      WHERE v.org_id = t.org_id AND v.a_id = t.item_id)
+           OR EXISTS (SELECT FROM distillation.pair_verdicts v
+                      WHERE v.org_id = t.org_id AND v.b_id = t.item_id))
 """
 
 _STALE_CLAIM = f"""
@@ -330,7 +342,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     Invariant(
         "I11",
         "an erased item leaves no content, embedding or text anywhere; proved by the residual scan, the "
-        "query finds embeddings and features in the tables",
+        "query finds texts, vectors, features and derived rows in the tables",
         _ERASED_REMAINS,
         "scan",
     ),

@@ -32,11 +32,12 @@ LIVE = "k.expired_at IS NULL AND k.deleted_at IS NULL"
 #: A server may know categories that we do not: their items are left alone until we learn them.
 KNOWN_CATEGORIES = ", ".join(f"'{category.value}'" for category in Category)
 
-#: A summary is what we registered as one, or what a server's own distillation marked as one. A scalar
+#: A summary is what we registered as one, or what a server's own distillation marked as one; an erased
+#: item is neither, whatever the server does with its row. A scalar
 #: subquery, because right after a bulk load the planner answers NOT EXISTS with a quadratic join.
 ORIGINAL = f"""
-    (SELECT r.kind FROM distillation.registered_items r
-     WHERE r.org_id = k.org_id AND r.item_id = k.id) IS DISTINCT FROM 'summary'
+    COALESCE((SELECT r.kind FROM distillation.registered_items r
+              WHERE r.org_id = k.org_id AND r.item_id = k.id), 'original') = 'original'
     AND NOT (k.source_agent_id = 'distillation' AND jsonb_typeof(k.tags) = 'object'
              AND k.tags -> 'distilled' = 'true'::jsonb)
     -- What we know of an item that was moved to another org belongs to the first: it is left alone.

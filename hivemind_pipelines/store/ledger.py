@@ -32,6 +32,7 @@ ChangeName = Literal[
     "import_derivation",
     "judge",
     "decide_case",
+    "erase",
 ]
 
 

@@ -187,7 +187,7 @@ registered_items = _own(
     PrimaryKeyConstraint("org_id", "item_id"),
     UniqueConstraint("item_id"),
     UniqueConstraint("org_id", "item_id", "kind"),
-    CheckConstraint("kind IN ('original', 'summary')"),
+    CheckConstraint("kind IN ('original', 'summary', 'erased')"),
 )
 
 item_features = _own(
@@ -528,6 +528,30 @@ tombstones = _own(
     _needed("run_id", Uuid),
     PrimaryKeyConstraint("org_id", "item_id"),
     CheckConstraint("kind IN ('deleted', 'gone', 'erased')"),
+)
+
+erased_texts = _own(
+    "erased_texts",
+    _org(),
+    _needed("keyed_name", HASH),
+    _needed("sameness", Text),
+    _needed("item_id", Uuid),
+    _needed("erased_at", MOMENT),
+    PrimaryKeyConstraint("org_id", "keyed_name"),
+    CheckConstraint("sameness IN ('exact', 'normalised')"),
+)
+
+erasures = _own(
+    "erasures",
+    _org(),
+    _needed("erasure_id", Uuid),
+    _needed("run_id", Uuid),
+    _needed("erased_at", MOMENT),
+    _optional("unfinished", JSONB),
+    _optional("finished_at", MOMENT),
+    PrimaryKeyConstraint("org_id", "erasure_id"),
+    CheckConstraint("(unfinished IS NULL) = (finished_at IS NOT NULL)"),
+    Index("erasures_unfinished", "erased_at", postgresql_where=text("finished_at IS NULL")),
 )
 
 ledger = _own(

@@ -395,6 +395,7 @@ PLANTED: list[tuple[str, Callable[[Commons], UUID]]] = [
 #: Planting one fault breaks a second promise, by its nature.
 SIDE_EFFECTS = {
     "a_cycle_of_merges": {"I2", "I3"},
+    "a_source_erased_long_since": {"I7", "I11"},
 }
 
 
