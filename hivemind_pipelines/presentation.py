@@ -104,7 +104,7 @@ def is_nothing_due(receipts: Receipts) -> bool:
 
 
 _STATUS_COLUMNS = (
-    "live", "summaries", "expired", "pending", "due", "open cases", "stale", "spent today", "last run"
+    "live", "summaries", "expired", "pending", "due", "open cases", "suspicious", "stale", "spent today", "last run"
 )  # fmt: skip
 
 
@@ -127,6 +127,7 @@ def _org_cells(org: OrgStatus) -> Iterator[str]:
         yield f"{count:,}"
     yield _listed(org.due)
     yield f"{org.open_cases:,}"
+    yield f"{org.suspicious:,}"
     yield _listed(org.stale)
     yield f"${org.spend_today.usd:.2f}, {org.spend_today.calls:,} calls" if org.spend_today.calls else "-"
     yield f"{org.last_run.as_of:%Y-%m-%d %H:%M} {org.last_run.status}" if org.last_run else "never"
@@ -176,6 +177,7 @@ _NUMBERS = frozenset(
         "expired",
         "pending",
         "open cases",
+        "suspicious",
         "applied",
         "planned",
         "dropped",

@@ -75,11 +75,12 @@ class CasesReceipt(Receipt):
 
 
 class TopicsReceipt(Receipt):
-    """topic_clusters: topics that came and went, and those that stand."""
+    """topic_clusters: topics that came and went, those that stand, and originals left out as suspicious."""
 
     placed: int = 0
     dissolved: int = 0
     standing: int = 0
+    suspicious: int = 0
 
 
 class SummariesReceipt(Receipt):

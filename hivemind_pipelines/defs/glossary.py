@@ -58,6 +58,7 @@ KEYS: dict[str, str] = {
     "signals": "contradiction signals read",
     "placed": "topic clusters that came",
     "dissolved": "topic clusters that went",
+    "suspicious": "originals that read like instructions to a model; no summary rests on them",
     "standing": "topic clusters of the org as it stands",
     "revived": "expired summaries whose sources are current again; no call was made",
     "retired": "summaries expired because their sources changed, went or became too few",

@@ -10,7 +10,7 @@ from hivemind_pipelines.core.due import GateReading, OrgBacklog
 from hivemind_pipelines.core.model import OrgId
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.stages.cluster_summaries import rescan_fingerprint
-from hivemind_pipelines.stages.context import Services, settled_stamp
+from hivemind_pipelines.stages.context import Services, settled_stamp, topic_stamp
 from hivemind_pipelines.store import backlog, erasures
 from hivemind_pipelines.store.backlog import OrgCounts, Stamps
 from hivemind_pipelines.store.connection import Store
@@ -54,14 +54,13 @@ def read(
 ) -> Backlogs:
     """One grouped query over all orgs, or those named; the gate counts what it read."""
     method = policy.summary.method
-    model = model_stamps.llm_model if method == "llm" else method
     stamps = Stamps(
         features=policy.feature_stamp(model_stamps.embedder),
         probes=policy.probe_stamp(model_stamps.embedder),
         matching=policy.fingerprint("matching"),
         settled=settled_stamp(policy, model_stamps.llm_model),
         contradiction=policy.fingerprint("contradiction"),
-        topics=f"{policy.fingerprint('summary')}:{model}",
+        topics=topic_stamp(policy, model_stamps.llm_model),
         prescreen=policy.fingerprint("quality"),
         pii=model_stamps.scanner,
         model=model_stamps.llm_model,

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hivemind_pipelines.core.confirmation import CONFIRM_PROMPT_VERSION
+from hivemind_pipelines.core.injection import suspicion_stamp
 from hivemind_pipelines.core.model import ItemId, OrgId, RunId, TopicCluster
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.services.embedding import Embedder, MiniLmEmbedder
@@ -63,6 +64,16 @@ def settled_stamp(policy: DistillationPolicy, llm_model: str) -> str:
     return f"{policy.fingerprint('matching')}:{llm_model}:{CONFIRM_PROMPT_VERSION}"
 
 
+def topic_stamp(policy: DistillationPolicy, llm_model: str) -> str:
+    """The stamp of a placement in topics: what shapes them, and what keeps suspicious items out."""
+    return f"{policy.fingerprint('summary')}:{summary_model(policy, llm_model)}:{suspicion_stamp()}"
+
+
+def summary_model(policy: DistillationPolicy, llm_model: str) -> str:
+    """The model that shapes the text of a summary."""
+    return llm_model if policy.summary.method == "llm" else "extractive"
+
+
 @dataclass(slots=True)
 class Planned:
     """What earlier stages of a dry run would have changed, seen by the later ones."""
@@ -110,9 +121,9 @@ class StageContext:
     @property
     def summary_model(self) -> str:
         """The model that shapes the text of a summary."""
-        return self.services.llm_model if self.policy.summary.method == "llm" else "extractive"
+        return summary_model(self.policy, self.services.llm_model)
 
     @property
     def topic_stamp(self) -> str:
         """The stamp of a current placement in topics."""
-        return f"{self.policy.fingerprint('summary')}:{self.summary_model}"
+        return topic_stamp(self.policy, self.services.llm_model)

@@ -47,7 +47,13 @@ from hivemind_pipelines.core.policy import SECTION_GROUPS, DistillationPolicy, S
 from hivemind_pipelines.core.review import PairVerdict
 from hivemind_pipelines.core.safety import Budget, Spend
 from hivemind_pipelines.core.upkeep import StandingSummary, Upkeep, Writing, plan_upkeep
-from hivemind_pipelines.stages import backlog, contradiction_cases, duplicate_merges, topic_clusters
+from hivemind_pipelines.stages import (
+    backlog,
+    contradiction_cases,
+    duplicate_merges,
+    suspicions,
+    topic_clusters,
+)
 from hivemind_pipelines.stages.backlog import ModelStamps
 from hivemind_pipelines.stages.context import Services, StageContext
 from hivemind_pipelines.store import derivations, items, reviews, scores, spend, topics
@@ -263,7 +269,9 @@ Group = tuple[Category, Scope]
 def _topics(ctx: StageContext) -> tuple[TopicEffects, list[Effect]]:
     """Only groups (category and scope) in which something moves are clustered anew: a topic never leaves one."""
     read, standing = topic_clusters.read(ctx)
-    candidates = [one for one in read if topic_clusters.is_eligible(ctx, one)]
+    eligible = [one for one in read if topic_clusters.is_eligible(ctx, one)]
+    judged = suspicions.with_judgements(eligible, suspicions.judge(ctx, eligible))
+    candidates = [one for one in judged if one.is_suspicious is False]
     sizes = Counter((one.item.category, one.item.scope) for one in candidates)
     moved = _moved_groups(candidates, standing)
     too_large = {group for group in moved if sizes[group] > TOPIC_ITEMS_MAX}

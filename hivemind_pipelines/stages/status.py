@@ -10,13 +10,14 @@ from hivemind_pipelines.core.policy import SECTION_GROUPS, DistillationPolicy, S
 from hivemind_pipelines.stages import backlog
 from hivemind_pipelines.stages.backlog import ModelStamps
 from hivemind_pipelines.store import status as store_status
+from hivemind_pipelines.store import suspicions
 from hivemind_pipelines.store.connection import Store
 from hivemind_pipelines.store.status import LastRun, Spend
 
 
 @dataclass(frozen=True, slots=True)
 class OrgStatus:
-    """One org: `live` counts `summaries` in, `waiting_summaries` are topics that have none yet."""
+    """One org: `live` counts `summaries` and `suspicious` originals in; `waiting_summaries` are topics without one."""
 
     org_id: OrgId
     live: int
@@ -24,6 +25,7 @@ class OrgStatus:
     expired: int
     pending: int
     open_cases: int
+    suspicious: int
     waiting_summaries: int
     due: Mapping[Stage, int] = field(hash=False)
     stale: Mapping[SectionGroup, int] = field(hash=False)
@@ -45,6 +47,7 @@ def read(store: Store, policy: DistillationPolicy, now: datetime, model_stamps: 
     backlogs = backlog.read(store, policy, now, model_stamps)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     with store.read() as conn:
+        suspicious = suspicions.read_counts(conn)
         summaries = store_status.read_summary_counts(conn)
         stale = store_status.read_stale_counts(conn, policy.stamps(), scanner_stamp=model_stamps.scanner)
         spend = store_status.read_spend(conn, since=midnight)
@@ -58,6 +61,7 @@ def read(store: Store, policy: DistillationPolicy, now: datetime, model_stamps: 
             expired=org.expired,
             pending=org.pending,
             open_cases=org.open_cases,
+            suspicious=suspicious.get(org.org_id, 0),
             waiting_summaries=org.waiting_summaries,
             due=org.due,
             stale={group: stale.get(org.org_id, {}).get(group, 0) for group in SECTION_GROUPS},

@@ -1,4 +1,4 @@
-"""topic_clusters: related live originals of one category and scope, outside any open case."""
+"""topic_clusters: related live originals of one category and scope, outside any open case, none suspicious."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,10 @@ import numpy as np
 
 from hivemind_pipelines.core import topics as planning
 from hivemind_pipelines.core.changes import DissolveTopic, PlaceTopic
+from hivemind_pipelines.core.injection import suspicion_stamp
 from hivemind_pipelines.core.model import EMBEDDING_DIMENSION, ItemId, TopicCluster, Vectors
 from hivemind_pipelines.core.receipts import TopicsReceipt
+from hivemind_pipelines.stages import suspicions
 from hivemind_pipelines.stages.context import StageContext
 from hivemind_pipelines.store import items, topics
 from hivemind_pipelines.store.connection import try_lock
@@ -17,11 +19,18 @@ Plan = tuple[PlaceTopic | DissolveTopic, ...]
 
 
 def run(ctx: StageContext) -> TopicsReceipt:
-    """Read the originals that may be summarised, cluster them, replace the topics that moved."""
+    """Read the originals that may be summarised, judge and cluster them, replace the topics that moved."""
     read_items, standing = read(ctx)
-    candidates = [one for one in read_items if is_eligible(ctx, one)]
-    if not ctx.full and _stands(candidates, standing):
-        return TopicsReceipt(run_id=ctx.run_id, stamp=ctx.topic_stamp, standing=len(standing))
+    eligible = [one for one in read_items if is_eligible(ctx, one)]
+    judged = suspicions.judge(ctx, eligible)
+    suspicions.keep(ctx, judged)
+    eligible = suspicions.with_judgements(eligible, judged)
+    candidates = [one for one in eligible if one.is_suspicious is False]
+    suspicious = sum(one.is_suspicious is True for one in eligible)
+    if not ctx.full and _stands(eligible, candidates, standing):
+        return TopicsReceipt(
+            run_id=ctx.run_id, stamp=ctx.topic_stamp, standing=len(standing), suspicious=suspicious
+        )
     plan = plan_anew(ctx, candidates, standing)
     placed = sum(isinstance(change, PlaceTopic) for change in plan)
     receipt = TopicsReceipt(
@@ -33,6 +42,7 @@ def run(ctx: StageContext) -> TopicsReceipt:
         placed=placed,
         dissolved=len(plan) - placed,
         standing=len(standing) + placed - (len(plan) - placed),
+        suspicious=suspicious,
     )
     if ctx.dry_run:
         ctx.planned.topics = after(standing, plan)
@@ -45,15 +55,19 @@ def run(ctx: StageContext) -> TopicsReceipt:
             applied = topics.apply_topics(conn, ctx.org_id, plan, standing=before, stamp=ctx.topic_stamp)
             if applied.dropped:
                 return receipt.model_copy(update={"applied": 0, "dropped": applied.dropped})
-        # Candidates were taken into account; the others are due as soon as they may be placed again.
-        done = {one.item.id: one.row_version for one in candidates}
+        # Those judged were taken into account; the others are due as soon as they may be placed again.
+        done = {one.item.id: one.row_version for one in eligible if one.is_suspicious is not None}
         waiting = {one.item.id: one.row_version for one in read_items if one.item.id not in done}
         items.stamp_features(conn, ctx.org_id, done, column="topic_stamp", stamp=ctx.topic_stamp)
         items.stamp_features(conn, ctx.org_id, waiting, column="topic_stamp", stamp=None)
     return receipt
 
 
-def _stands(candidates: Sequence[TopicCandidate], standing: Sequence[TopicCluster]) -> bool:
+def _stands(
+    eligible: Sequence[TopicCandidate],
+    candidates: Sequence[TopicCandidate],
+    standing: Sequence[TopicCluster],
+) -> bool:
     """Whether every item has been taken into account and no topic has lost a member: nothing can move."""
     known = {(one.item.id, one.item.content_hash) for one in candidates}
     members = (
@@ -61,13 +75,15 @@ def _stands(candidates: Sequence[TopicCandidate], standing: Sequence[TopicCluste
         for cluster in standing
         for member in zip(cluster.source_ids, cluster.source_hashes, strict=True)
     )
-    return all(one.is_placed for one in candidates) and known.issuperset(members)
+    return all(one.is_placed for one in eligible) and known.issuperset(members)
 
 
 def read(ctx: StageContext) -> tuple[list[TopicCandidate], tuple[TopicCluster, ...]]:
     """The originals that may be placed now or later, and the topics that stand."""
     with ctx.store.read() as conn:
-        candidates = items.read_topic_candidates(conn, ctx.org_id, stamp=ctx.topic_stamp)
+        candidates = items.read_topic_candidates(
+            conn, ctx.org_id, stamp=ctx.topic_stamp, judged_under=suspicion_stamp()
+        )
         standing = topics.read_topics(conn, ctx.org_id)
     return list(candidates), standing
 

@@ -378,7 +378,7 @@ TOPIC_ITEMS = text(f"""
     -- Originals that may be summarised: featured, of current text. Those in an open case are told apart.
     SELECT k.id, k.content_hash, k.category::text AS category, k.framework, k.language, k.version,
            f.xmin::text AS row_version, k.expired_at IS NULL AS is_live,
-           f.topic_stamp IS NOT DISTINCT FROM :stamp AS is_placed,
+           f.topic_stamp IS NOT DISTINCT FROM :stamp AS is_placed, s.kinds <> '{{}}' AS is_suspicious,
            EXISTS (
                SELECT FROM distillation.case_items ci
                JOIN distillation.contradiction_cases c
@@ -387,6 +387,9 @@ TOPIC_ITEMS = text(f"""
     FROM public.knowledge_items k
     JOIN distillation.item_features f
         ON f.org_id = k.org_id AND f.item_id = k.id AND f.content_hash = k.content_hash
+    LEFT JOIN distillation.suspicions s
+        ON s.org_id = k.org_id AND s.item_id = k.id AND s.content_hash = k.content_hash
+       AND s.stamp = :judged_under
     WHERE k.org_id = :org_id AND {POOL}
     ORDER BY k.id
 """)
@@ -397,26 +400,33 @@ class TopicCandidate:
     """An item for topics; `is_live` is false for a duplicate that a dry run may bring back.
 
     `is_placed` says that topics have taken it into account under the stamp it was read with.
+    `is_suspicious` is None until the current detector of injections has judged it.
     """
 
     item: TopicItem
     is_live: bool
     is_in_case: bool
     is_placed: bool
+    is_suspicious: bool | None
     row_version: str
 
 
-def read_topic_candidates(conn: Connection, org_id: OrgId, *, stamp: str) -> tuple[TopicCandidate, ...]:
+def read_topic_candidates(
+    conn: Connection, org_id: OrgId, *, stamp: str, judged_under: str
+) -> tuple[TopicCandidate, ...]:
     """The pool's featured items, in id order."""
+    parameters = {"org_id": org_id, "stamp": stamp, "judged_under": judged_under}
+    rows = conn.execute(TOPIC_ITEMS, parameters).mappings()
     return tuple(
         TopicCandidate(
             TopicItem(ItemId(row["id"]), row["content_hash"], Category(row["category"]), _scope(row)),
             row["is_live"],
             row["is_in_case"],
             row["is_placed"],
+            row["is_suspicious"],
             row["row_version"],
         )
-        for row in conn.execute(TOPIC_ITEMS, {"org_id": org_id, "stamp": stamp}).mappings()
+        for row in rows
     )
 
 

@@ -314,6 +314,20 @@ topic_clusters = _own(
     PrimaryKeyConstraint("org_id", "fingerprint"),
 )
 
+suspicions = _own(
+    "suspicions",
+    _org(),
+    _needed("item_id", Uuid),
+    _needed("content_hash", HASH),
+    _needed("kinds", ARRAY(Text)),
+    _needed("score", Double),
+    _needed("stamp", Text),
+    PrimaryKeyConstraint("org_id", "item_id"),
+    CheckConstraint("score >= 0"),
+    _refers("org_id item_id", "item_features", ondelete="CASCADE"),
+    Index("suspicions_found", "org_id", "item_id", postgresql_where=text("kinds <> '{}'")),
+)
+
 topic_members = _own(
     "topic_members",
     _org(),
