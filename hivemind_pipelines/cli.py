@@ -246,7 +246,7 @@ are stale by policy section, what was spent on a model today (UTC), and the last
 
 
 #: The tasks whose production code exists; the same names as `evaluation.report.TASKS`.
-EVALUATION_TASKS = ("duplicates", "pii", "secrets", "injection", "grounding")
+EVALUATION_TASKS = ("duplicates", "contradictions", "pii", "secrets", "injection", "grounding")
 
 EVALUATE_ABOUT = """\
 Run production code on labelled files and print how right it was. Files are JSON lines, plain or gzip;
@@ -256,6 +256,8 @@ tasks and the keys of their rows:
   duplicates   pairs: text_a, text_b, label 1 or 0
                clusters: text, cluster, and org, op, ... as they are known; loaded into a scratch
                database on the configured or the embedded server, which is dropped afterwards
+  contradictions
+               text_a, text_b, label contradiction or any other word; split
   pii          text, spans [[start, end, type], ...]
   secrets      text, label 1 or 0, spans, neg_kind
   injection    text, or texts of one group and category, label 1 or 0

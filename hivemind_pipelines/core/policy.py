@@ -74,8 +74,11 @@ class MatchingPolicy(Section):
 
 
 class ContradictionPolicy(Section):
-    """How contradiction signals are grouped into cases."""
+    """Which pairs are said to conflict, and how signals of a conflict are grouped into cases."""
 
+    #: Pairs of a lower score of the rules are no conflict. By `evaluate contradictions` on the pairs shipped
+    #: beside it: from here on precision no longer rises with the threshold, while recall falls.
+    score_min: Annotated[float, Field(ge=0.3, le=1.0)] = 0.5
     cosine_min: Share = 0.6
     case_size_max: Annotated[int, Field(ge=2, le=1000)] = 20
 
@@ -220,7 +223,13 @@ class DistillationPolicy(Section):
     def fingerprint(self, group: SectionGroup) -> str:
         """16 hex digits that change when, and only when, a section of the group or the code it steers does."""
         sections = {name: getattr(self, name) for name in _GROUPS[group]}
-        return _fingerprint({**sections, "decision": _decision()} if group == "matching" else sections)
+        match group:
+            case "matching":
+                return _fingerprint({**sections, "decision": _decision()})
+            case "contradiction":
+                return _fingerprint({**sections, "rules": CONFLICT_VERSION})
+            case _:
+                return _fingerprint(sections)
 
     def stamps(self) -> dict[str, str]:
         """The fingerprints of all five groups."""
@@ -260,6 +269,7 @@ class DistillationPolicy(Section):
 EXTRACTOR_VERSION = 2
 COMPARISON_VERSION = 2
 DECISION_VERSION = 2
+CONFLICT_VERSION = 1
 
 _GROUPS: dict[SectionGroup, tuple[str, ...]] = {
     "matching": ("matching",),

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ GROUNDING_LABELS: tuple[GroundingLabel, ...] = ("supported", "partially_supporte
 
 UNSCOPED = Scope()
 
+_LABEL = re.compile(r"[a-z][a-z_]{0,39}")
 GZIP_MAGIC = b"\x1f\x8b"
 UTF8_BOM = b"\xef\xbb\xbf"
 LINE_BYTES_MAX = 10 * 1024 * 1024
@@ -46,6 +48,19 @@ class LabelledPair:
     scope_a: Scope = UNSCOPED
     scope_b: Scope = UNSCOPED
     kind: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastedPair:
+    """Two texts and what they are to each other, in the words of their data set; `split` names a part of it."""
+
+    id: str
+    text_a: str
+    text_b: str
+    label: str
+    split: str | None = None
+    scope_a: Scope = UNSCOPED
+    scope_b: Scope = UNSCOPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +119,14 @@ def read_pairs(path: Path) -> tuple[LabelledPair, ...]:
     Raises LabelledFileError.
     """
     return _read(path, lambda record, _, number: _pair(record, number))
+
+
+def read_contrasts(path: Path) -> tuple[ContrastedPair, ...]:
+    """Rows {text_a, text_b, label, split?}; the label `contradiction` is the one looked for.
+
+    Raises LabelledFileError.
+    """
+    return _read(path, lambda record, _, number: _contrasted(record, number))
 
 
 def read_clusters(path: Path) -> tuple[ClusteredText, ...]:
@@ -211,6 +234,21 @@ def _pair(record: Record, number: int) -> LabelledPair:
 
 def _scope(record: Record, side: str) -> Scope:
     return Scope(*(_optional(record, f"{column}_{side}") for column in ("framework", "language", "version")))
+
+
+def _contrasted(record: Record, number: int) -> ContrastedPair:
+    label = _text(record, "label")
+    if not _LABEL.fullmatch(label):
+        raise _RowError("label must be one word of lower-case letters")
+    return ContrastedPair(
+        id=_id(record, number),
+        text_a=_text(record, "text_a"),
+        text_b=_text(record, "text_b"),
+        label=label,
+        split=_optional(record, "split"),
+        scope_a=_scope(record, "a"),
+        scope_b=_scope(record, "b"),
+    )
 
 
 def _clustered(record: Record, line: bytes, number: int) -> ClusteredText:

@@ -14,6 +14,7 @@ from typing import TypeVar, assert_never
 from hivemind_pipelines.core.model import Comparison
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.evaluation import (
+    contradictions,
     duplicate_clusters,
     duplicate_pairs,
     fitting,
@@ -119,6 +120,10 @@ def _evaluate(
             if request.fit:
                 return _fit(request, settings, policy, able, progress)
             return _duplicates(files, settings, policy, able, progress)
+        case "contradictions":
+            embedder = (services or build_services(settings, policy)).embedder
+            rows = _read(files, labelled.read_contrasts)
+            return contradictions.report(contradictions.judge(rows, embedder, policy.contradiction, progress))
         case "pii":
             return pii.report(pii.scan(_read(files, labelled.read_spans), policy.pii, progress))
         case "secrets":

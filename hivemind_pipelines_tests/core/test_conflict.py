@@ -1,0 +1,161 @@
+"""Conflict rules: each way in which two claims part, what only looks like it, and what spans point at."""
+
+import json
+from importlib.resources import files
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hivemind_pipelines.core import conflict
+from hivemind_pipelines.core.conflict import Conflict
+from hivemind_pipelines.core.model import Scope
+
+PACKAGED = files("hivemind_pipelines.evaluation").joinpath("conflict_pairs.jsonl")
+
+
+def said(text: str, spans: tuple[tuple[int, int], ...]) -> list[str]:
+    return [text[start:end] for start, end in spans]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "reason"),
+    [
+        ("Enable HTTP/2 for internal traffic.", "Disable HTTP/2 for internal traffic.", "opposite:switch"),
+        (
+            "A session expires after 15 minutes of inactivity.",
+            "A session expires after 2 hours of inactivity.",
+            "number:time",
+        ),
+        ("The worker retries a job 3 times.", "The worker retries a job 5 times.", "number:count"),
+        (
+            "Run the migration before the rollout.",
+            "Run the migration after the rollout.",
+            "order",
+        ),
+        (
+            "Prefer composition over inheritance.",
+            "Prefer inheritance over composition.",
+            "order",
+        ),
+        ("Set `pool_size=10` on the primary.", "Set `pool_size=25` on the primary.", "assignment"),
+        ("The cache survives a restart.", "The cache does not survive a restart.", "opposite:keep"),
+        ("At least two people approve a change.", "At most two people approve a change.", "bound"),
+        ("Only admins can create API keys.", "Every user can create API keys.", "opposite:breadth"),
+    ],
+)
+def test_claims_that_cannot_both_hold_are_told_with_their_reason(a: str, b: str, reason: str) -> None:
+    found = conflict.find(a, b)
+    assert (found.outcome, found.reason) == ("contradiction", reason)
+    assert found.score >= conflict.SCORE_MIN
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("The cache lives for 1 hour.", "The cache lives for 60 minutes."),
+        ("Swap must be disabled on the nodes.", "Swap must not be enabled on the nodes."),
+        ("The token is optional for public repositories.", "Public repositories do not require a token."),
+        ("Uploads over 25 MB are refused.", "The largest upload accepted is 25 MB."),
+        ("Run migrations before you deploy.", "Deploy only after the migrations have run."),
+        ("Never commit the .env file.", "The .env file must not be committed."),
+        ("Postgres is slower without the index.", "With the index Postgres is faster."),
+    ],
+)
+def test_the_same_in_other_words_is_no_conflict(a: str, b: str) -> None:
+    assert conflict.find(a, b, cosine=0.9) == conflict.NONE
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("Start the service: `systemctl start nginx`", "Stop the service: `systemctl stop nginx`"),
+        ("The read timeout is 5 seconds.", "The pool size is 10 connections."),
+        ("Redis listens on port 6379.", "Postgres listens on port 5432."),
+        ("chore: bump the linter from 11.2.6 to 12.0.2", "chore: bump the linter from 12.1.2 to 12.1.3"),
+        ("", "Enable HTTP/2."),
+        ("```\n\n```", "…"),
+    ],
+)
+def test_different_subjects_and_tasks_are_no_conflict(a: str, b: str) -> None:
+    assert conflict.find(a, b).outcome not in ("contradiction", "update", "version_fork")
+
+
+def test_statements_for_two_versions_are_a_fork() -> None:
+    found = conflict.find(
+        "In Python 3.11 `utcnow()` works silently.", "In Python 3.12 `utcnow()` is deprecated and warns."
+    )
+    assert found.outcome == "version_fork"
+    assert conflict.find("3.11: tomllib is built in.", "3.10: tomllib is missing.").outcome == "version_fork"
+
+
+def test_a_version_in_the_scope_columns_makes_a_fork_and_another_language_a_scope() -> None:
+    a, b = "The flag is on by default.", "The flag is off by default."
+    assert conflict.find(a, b).outcome == "contradiction"
+    forked = conflict.find(a, b, scope_a=Scope(version="1"), scope_b=Scope(version="2"))
+    scoped = conflict.find(a, b, scope_a=Scope(language="go"), scope_b=Scope(language="rust"))
+    assert (forked.outcome, scoped.outcome) == ("version_fork", "both_true_in_scope")
+
+
+def test_opposite_scopes_may_both_be_true() -> None:
+    found = conflict.find("In production the log level is warning.", "In staging the log level is debug.")
+    assert found.outcome in ("both_true_in_scope", "none")
+    found = conflict.find(
+        "Admins are logged out after 10 minutes.", "Guests are logged out after 60 minutes.", cosine=0.8
+    )
+    assert found.outcome == "both_true_in_scope"
+
+
+def test_what_ceased_to_hold_is_an_update() -> None:
+    found = conflict.find("The importer accepts CSV.", "The importer no longer accepts CSV.")
+    assert found.outcome == "update"
+
+
+def test_spans_point_at_what_differs_and_hold_no_text() -> None:
+    a, b = "Idle sessions expire after 15 minutes.", "Idle sessions expire after 2 hours."
+    found = conflict.find(a, b)
+    assert said(a, found.spans_a) == ["15 minutes"]
+    assert said(b, found.spans_b) == ["2 hours"]
+    assert "sessions" not in repr(found)
+
+
+def test_a_rule_of_the_other_text_elsewhere_is_no_conflict() -> None:
+    a = "Enable the cache for reads. Disable the cache for writes."
+    b = "Disable the cache for writes. Enable the cache for reads."
+    assert conflict.find(a, b, cosine=0.98) == conflict.NONE
+
+
+TEXTS = st.text(
+    alphabet=st.sampled_from("ab 0123.,:;`'\"\n-=%$<>#\ud800é’İ"), max_size=60
+) | st.sampled_from(
+    [
+        "Use `a=1` before 3.11, not after.", "never, but always: at most 5 MB", "until", "v1 v2 v3", "2024-01-01",
+        "unless", "- [ ] a\n- b", "don't", "no more than", "January 5th",
+    ]
+)  # fmt: skip
+
+
+@given(a=TEXTS, b=TEXTS)
+def test_any_two_texts_are_judged_alike_from_either_side(a: str, b: str) -> None:
+    one, other = conflict.find(a, b), conflict.find(b, a)
+    assert one.outcome == other.outcome
+    assert one.score == pytest.approx(other.score)
+    for found, left, right in ((one, a, b), (other, b, a)):
+        assert all(0 <= start < end <= len(left) for start, end in found.spans_a)
+        assert all(0 <= start < end <= len(right) for start, end in found.spans_b)
+
+
+@given(text=TEXTS)
+def test_no_text_is_in_conflict_with_itself(text: str) -> None:
+    assert conflict.find(text, text) == Conflict("none", "none", 0.0)
+
+
+def test_the_packaged_pairs_stay_as_they_are_judged() -> None:
+    rows = [json.loads(line) for line in PACKAGED.read_text(encoding="utf-8").splitlines()]
+    flagged = [conflict.find(row["text_a"], row["text_b"]).outcome == "contradiction" for row in rows]
+    true = [row["label"] == "contradiction" for row in rows]
+    hits = sum(x and y for x, y in zip(flagged, true, strict=True))
+    duplicates = [x for x, row in zip(flagged, rows, strict=True) if row["label"] == "duplicate"]
+    assert hits / sum(flagged) >= 0.85
+    assert hits / sum(true) >= 0.60
+    assert sum(duplicates) / len(duplicates) <= 0.03
