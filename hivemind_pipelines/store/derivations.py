@@ -218,8 +218,9 @@ def publish(
     conn.execute(RECORD_SUMMARY, record)
     superseded = [Retire(summary, "superseded") for summary in change.replaces if summary != summary_id]
     retired = retire(conn, org_id, superseded, as_of=as_of)
-    after = {"fingerprint": cluster.fingerprint, "sources": len(cluster.source_ids), "expired_at": None}
-    return (Entry("publish" if is_new else "revive", summary_id, {"fingerprint": None}, after), *retired)
+    # Not its fingerprint, a hash over the sources' hashes: a short text of an erased one could be guessed.
+    after = {"sources": len(cluster.source_ids), "expired_at": None}
+    return (Entry("publish" if is_new else "revive", summary_id, {}, after), *retired)
 
 
 RETIRE = text("""

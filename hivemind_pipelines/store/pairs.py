@@ -386,10 +386,19 @@ def unsettle(conn: Connection, org_id: OrgId, ids: Iterable[ItemId]) -> None:
     conn.execute(UNSETTLE, {"org_id": org_id, "ids": sorted(ids)})
 
 
+# Only while the pair stands as it was asked about: an erasure beside us may have removed a text meanwhile,
+# and then not even its hash may come back.
 INSERT_VERDICT = text("""
+    WITH standing AS (
+        SELECT p.a_hash, p.b_hash FROM distillation.candidate_pairs p
+        WHERE p.org_id = :org_id AND p.a_id = :a_id AND p.b_id = :b_id
+          AND p.a_hash = :a_hash AND p.b_hash = :b_hash
+        FOR KEY SHARE
+    )
     INSERT INTO distillation.llm_verdicts (org_id, a_hash, b_hash, prompt_version, model, same, confidence)
-    VALUES (:org_id, LEAST(:a_hash COLLATE "C", :b_hash COLLATE "C"),
-            GREATEST(:a_hash COLLATE "C", :b_hash COLLATE "C"), :prompt_version, :model, :same, :confidence)
+    SELECT :org_id, LEAST(a_hash COLLATE "C", b_hash COLLATE "C"),
+           GREATEST(a_hash COLLATE "C", b_hash COLLATE "C"), :prompt_version, :model, :same, :confidence
+    FROM standing
     ON CONFLICT DO NOTHING
 """)
 
@@ -397,9 +406,11 @@ INSERT_VERDICT = text("""
 def store_verdict(
     conn: Connection, org_id: OrgId, pair: StoredPair, verdict: LlmVerdict, *, model: str, prompt_version: str
 ) -> None:
-    """Cache the model's answer under both texts' hashes and make the pair's component due."""
+    """Cache the model's answer under both texts' hashes, while they stand, and make the component due."""
     parameters = {
         "org_id": org_id,
+        "a_id": pair.a_id,
+        "b_id": pair.b_id,
         "a_hash": pair.a_hash,
         "b_hash": pair.b_hash,
         "prompt_version": prompt_version,
