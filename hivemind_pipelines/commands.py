@@ -116,13 +116,15 @@ def load(arguments: argparse.Namespace) -> Answer:
     defaults = _intake_defaults(arguments)
     file: Path = arguments.file
     size = file.stat().st_size if file.is_file() else None
-    with connect(load_settings()) as store, presentation.progress("loading", size) as advance:
+    settings = load_settings()
+    with connect(settings) as store, presentation.progress("loading", size) as advance:
         report = load_file(
             store,
             file,
             defaults=defaults,
             target="pending" if arguments.pending else "items",
             now=datetime.now(UTC),
+            receipt_key=settings.receipt_key,
             on_progress=advance and (lambda read, rows: advance(read, f"{rows:,} rows")),
         )
     data = {"file": str(file), "pending": arguments.pending} | asdict(report) | _seconds_since(started)

@@ -3,22 +3,29 @@
 import gzip
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from io import BufferedReader
 from pathlib import Path
 
+from hivemind_pipelines.core.erasure import Sameness
 from hivemind_pipelines.core.intake import IntakeDefaults, IntakeRow, RowRefusal, parse_row
 from hivemind_pipelines.store.connection import Store
-from hivemind_pipelines.store.loading import LoadTarget, Placement, RowsRefusedError, insert_rows
+from hivemind_pipelines.store.loading import LoadTarget, Placement, RowsRefusedError, find_erased, insert_rows
 
 LINE_BYTES_MAX = 10 * 1024 * 1024
 BATCH_ROWS = 5_000
 BATCH_BYTES = 16 * 1024 * 1024
 #: Beyond this many refused lines only their number is kept.
 REFUSALS_KEPT = 100_000
+
+#: Why a row is refused whose text its org has erased, by how it is the same.
+ERASED_BEFORE: Mapping[Sameness, str] = {
+    "exact": "its text was erased in this org",
+    "normalised": "its text was erased in this org (it differs in case, spacing or final punctuation only)",
+}
 
 GZIP_MAGIC = b"\x1f\x8b"
 UTF8_BOM = b"\xef\xbb\xbf"
@@ -87,16 +94,17 @@ def load_file(
     defaults: IntakeDefaults,
     target: LoadTarget,
     now: datetime,
+    receipt_key: bytes | None = None,
     on_progress: LoadProgress | None = None,
 ) -> LoadReport:
-    """Load a JSONL file, plain or gzip, in bounded memory.
+    """Load a JSONL file, plain or gzip, in bounded memory; with the receipt key, erased texts are refused.
 
     Raises IntakeError when the file cannot be opened or holds no rows.
     """
     tally = _Tally()
     with _open_file(path) as file:
         for batch in _batches(_parsed(_numbered_lines(path, file), defaults, tally)):
-            _store_batch(store, batch, target, now, tally)
+            _store_batch(store, batch, target, now, tally, receipt_key)
             if on_progress is not None:
                 on_progress(file.tell() if file.seekable() else 0, tally.rows)
     if tally.rows == 0:
@@ -105,13 +113,13 @@ def load_file(
 
 
 def load_rows(store: Store, rows: Iterable[IntakeRow], *, target: LoadTarget, now: datetime) -> LoadReport:
-    """Load rows that were made in memory; a refusal's line is the row's place, from 1."""
+    """Load rows that were made in memory, erased or not; a refusal's line is the row's place, from 1."""
     tally = _Tally()
     for batch in _batches(
         _NumberedRow(line, row, len(row.content)) for line, row in enumerate(rows, start=1)
     ):
         tally.rows += len(batch)
-        _store_batch(store, batch, target, now, tally)
+        _store_batch(store, batch, target, now, tally, None)
     return tally.report()
 
 
@@ -183,21 +191,31 @@ def _batches(rows: Iterable[_NumberedRow]) -> Iterator[list[_NumberedRow]]:
 
 
 def _store_batch(
-    store: Store, batch: Sequence[_NumberedRow], target: LoadTarget, now: datetime, tally: _Tally
+    store: Store,
+    batch: Sequence[_NumberedRow],
+    target: LoadTarget,
+    now: datetime,
+    tally: _Tally,
+    receipt_key: bytes | None,
 ) -> None:
     """Store a batch; where the database refuses it, halve it until the row at fault stands alone."""
     try:
         with store.begin() as conn:
-            placement = insert_rows(conn, [numbered.row for numbered in batch], target, now)
+            rows = [numbered.row for numbered in batch]
+            erased = {} if receipt_key is None else find_erased(conn, rows, target, receipt_key)
+            kept = [numbered for place, numbered in enumerate(batch) if place not in erased]
+            placement = insert_rows(conn, [numbered.row for numbered in kept], target, now)
     except RowsRefusedError as refused:
         if len(batch) == 1:
             tally.refuse(batch[0].line, str(refused))
             return
         middle = len(batch) // 2
-        _store_batch(store, batch[:middle], target, now, tally)
-        _store_batch(store, batch[middle:], target, now, tally)
+        _store_batch(store, batch[:middle], target, now, tally, receipt_key)
+        _store_batch(store, batch[middle:], target, now, tally, receipt_key)
         return
-    _count(batch, placement, tally)
+    for place, sameness in erased.items():
+        tally.refuse(batch[place].line, ERASED_BEFORE[sameness])
+    _count(kept, placement, tally)
 
 
 def _count(batch: Sequence[_NumberedRow], placement: Placement, tally: _Tally) -> None:

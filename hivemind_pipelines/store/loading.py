@@ -9,7 +9,9 @@ from typing import Literal
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from hivemind_pipelines.core.erasure import Sameness, erased_as
 from hivemind_pipelines.core.intake import IntakeRow
+from hivemind_pipelines.store.tombstones import read_erased_names
 
 LoadTarget = Literal["items", "pending"]
 
@@ -128,6 +130,27 @@ def _insert(conn: Connection, rows: Sequence[IntakeRow], target: LoadTarget, now
         known |= there
         taken |= set(left) - there
     return Placement(frozenset(loaded), frozenset(known), frozenset(taken))
+
+
+def find_erased(
+    conn: Connection, rows: Sequence[IntakeRow], target: LoadTarget, receipt_key: bytes
+) -> dict[int, Sameness]:
+    """Positions of texts that their org erased, by how they are the same; none it has now among them.
+
+    Erasures wait from here to the end of the transaction: nothing is erased between look and insert.
+    """
+    names = read_erased_names(conn, {row.org_id for row in rows}, locked=True)
+    found = {
+        position: sameness
+        for position, row in enumerate(rows)
+        if (erased := names.get(row.org_id))
+        and (sameness := erased_as(receipt_key, row.org_id, row.content, erased))
+    }
+    if not found:
+        return {}
+    find_known = FIND_KNOWN_PENDING if target == "pending" else FIND_KNOWN_ITEMS
+    known = set(conn.execute(find_known, {"rows": _encode(rows, sorted(found))}).scalars())
+    return {position: sameness for position, sameness in found.items() if position not in known}
 
 
 def _first_of_each(rows: Sequence[IntakeRow]) -> tuple[list[int], set[int], set[int]]:
