@@ -30,10 +30,13 @@ SCORES = frozenset({"rescore"})
 #: Effects that are left alone without a word: a cache of the text, which says the same after undo.
 LEFT = frozenset({"embed"})
 
+#: Why nothing of an erased item comes back.
+ERASED = "it was erased, and nothing brings it back"
+
 _NOT_OURS = {
     "lose": "its owner or the server took it away; that was no effect of ours",
     "restore": "its owner or the server brought it back; that was no effect of ours",
-    "erase": "its text was erased, and nothing brings it back",
+    "erase": ERASED,
     "import_merge": "a HiveMind server merged it before us; it was only entered in our tables",
     "import_derivation": "a HiveMind server wrote it before us; it was only entered in our tables",
 }
@@ -83,6 +86,7 @@ class ItemState:
     quality_score: float = 0.5
     canonical_id: ItemId | None = None
     merged_at: datetime | None = None
+    is_erased: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,7 @@ class SummaryState:
     expired_at: datetime | None = None
     retired_reason: str | None = None
     is_whole: bool = True
+    is_erased: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +385,8 @@ class _Placements:
         canonical = self._items.get(canonical_id)
         if canonical is None:
             return f"its canonical {canonical_id} is gone"
+        if canonical.is_erased:
+            return f"its canonical {canonical_id} was erased"
         if canonical.is_deleted:
             return f"its canonical {canonical_id} was deleted by its owner"
         is_back = canonical.canonical_id is not None and self._canonical_after[canonical_id] is None
@@ -436,6 +443,8 @@ class _Placements:
 def _lost(state: ItemState | SummaryState | None) -> str:
     if state is None:
         return "the server removed it"
+    if state.is_erased:
+        return ERASED
     return "its owner deleted it" if state.is_deleted else ""
 
 

@@ -175,7 +175,9 @@ INVOLVED = text("""
 # A merge is in force while the expiry it gave is the one there is.
 ITEMS = text("""
     SELECT k.id, k.deleted_at IS NOT NULL AS is_deleted, k.expired_at IS NULL AS is_live, k.is_public,
-           k.quality_score, m.canonical_id, m.expired_at AS merged_at
+           k.quality_score, m.canonical_id, m.expired_at AS merged_at, EXISTS (
+               SELECT FROM distillation.tombstones t
+               WHERE t.org_id = k.org_id AND t.item_id = k.id AND t.kind = 'erased') AS is_erased
     FROM public.knowledge_items k
     LEFT JOIN distillation.merges m
         ON m.org_id = k.org_id AND m.duplicate_id = k.id AND m.expired_at = k.expired_at AND NOT m.is_legacy
@@ -186,7 +188,9 @@ SUMMARIES = text(f"""
     SELECT i.id, i.deleted_at IS NOT NULL AS is_deleted, i.expired_at IS NULL AS is_live,
            CASE WHEN i.expired_at BETWEEN '0001-01-02 UTC' AND '9999-12-30 UTC' THEN i.expired_at END
                AS expired_at,
-           s.retired_reason,
+           s.retired_reason, EXISTS (
+               SELECT FROM distillation.tombstones t
+               WHERE t.org_id = i.org_id AND t.item_id = i.id AND t.kind = 'erased') AS is_erased,
            (s.content_hash IS NULL OR s.content_hash = i.content_hash) AND NOT EXISTS (
                SELECT FROM distillation.derivations d
                LEFT JOIN public.knowledge_items k ON k.org_id = d.org_id AND k.id = d.source_id AND {LIVE_SOURCE}
