@@ -25,6 +25,8 @@ FORBIDDEN = (
     "CREATE INDEX ON public.knowledge_items (contributed_at)",
     "CREATE TRIGGER t AFTER UPDATE ON public.knowledge_items EXECUTE FUNCTION f()",
     "UPDATE public.knowledge_items SET deleted_at = now()",
+    "UPDATE public.knowledge_items SET content = '', content_hash = ''",
+    "UPDATE public.quality_signals SET metadata = NULL",
     "UPDATE public.knowledge_items SET org_id = 'other'",
     "UPDATE public.knowledge_items SET is_public = true",
     "UPDATE public.knowledge_items SET helpful_count = 9",
@@ -66,10 +68,9 @@ def test_the_role_can_do_what_the_pipelines_do(store: Store, restricted: Store) 
         "SELECT id FROM public.knowledge_items FOR NO KEY UPDATE",
         "SELECT id FROM public.pending_contributions FOR UPDATE",
         "UPDATE public.knowledge_items SET expired_at = now(), tags = '{}', quality_score = 0.4",
-        "UPDATE public.knowledge_items SET content = '', content_hash = '', embedding = NULL",
+        "UPDATE public.knowledge_items SET embedding = NULL",
         "UPDATE public.knowledge_items SET valid_at = now(), invalid_at = now()",
         "UPDATE public.pending_contributions SET tags = '{}'",
-        "UPDATE public.quality_signals SET metadata = NULL",
         "DELETE FROM distillation.runs",
         "SELECT version_num FROM distillation.alembic_version",
     ):
@@ -82,6 +83,24 @@ def test_the_role_can_do_what_the_pipelines_do(store: Store, restricted: Store) 
             "INSERT INTO public.deployment_config (key, value) VALUES ('distillation_last_run', 'x')"
             " ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = now()",
         )
+
+
+def test_the_erasing_role_may_overwrite_what_erase_overwrites_and_destroys_nothing(
+    store: Store, restricted: Store
+) -> None:
+    item = insert_item(store, "an item")
+    insert_signal(store, item, metadata={"said": "an item"})
+    for statement in roles.erasing_grants_sql(ROLE):
+        execute(store, statement)
+    overwriting = (
+        "UPDATE public.knowledge_items SET content = '', content_hash = '', deleted_at = now()",
+        "UPDATE public.quality_signals SET metadata = NULL",
+    )
+    for statement in overwriting:
+        execute(restricted, statement)
+    beyond = ("SET deleted_at", "SET content = '', content_hash", "quality_signals SET metadata")
+    others = [statement for statement in FORBIDDEN if not any(part in statement for part in beyond)]
+    assert [statement for statement in others if not is_refused(restricted, statement)] == []
 
 
 def test_the_role_can_append_to_the_ledger_and_read_it(restricted: Store) -> None:
