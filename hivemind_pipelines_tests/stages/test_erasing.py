@@ -10,13 +10,17 @@ from uuid import uuid4
 import pytest
 
 from hivemind_pipelines.core.erasure import tombstone_text
+from hivemind_pipelines.core.intake import IntakeDefaults
 from hivemind_pipelines.core.model import ItemId
 from hivemind_pipelines.core.text import content_hash
-from hivemind_pipelines.stages import erasing
+from hivemind_pipelines.core.undo import RunTarget
+from hivemind_pipelines.stages import erasing, undo
 from hivemind_pipelines.stages.erasing import ErasureError, Issued, Office, Outcome
+from hivemind_pipelines.stages.loading import LoadReport, load_file
 from hivemind_pipelines.stages.residual_scan import Places
 from hivemind_pipelines.store import invariants
 from hivemind_pipelines.store.connection import Store
+from hivemind_pipelines.store.loading import LoadTarget
 from hivemind_pipelines.store.migrations.migrate import migrate
 from hivemind_pipelines_tests.builders import (
     ACME,
@@ -402,3 +406,67 @@ def test_two_orgs_get_a_receipt_each(store: Store, office: Office) -> None:
     issued = erase(office, ids).issued
     assert [one.receipt["org_id"] for one in issued] == [ACME, "globex"]
     assert [is_tombstone(store, one) for one in ids] == [True, True]
+
+
+def load(store: Store, path: Path, *texts: str, pending: bool = False, key: bytes = KEY) -> LoadReport:
+    """Load texts as a file of the org."""
+    path.write_text("".join(json.dumps({"text": text, "org": ACME}) + "\n" for text in texts))
+    target: LoadTarget = "pending" if pending else "items"
+    return load_file(store, path, defaults=IntakeDefaults(), target=target, now=LATER, receipt_key=key)
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_an_erased_text_is_not_loaded_again(
+    store: Store, office: Office, tmp_path: Path, pending: bool
+) -> None:
+    secret = insert_item(store, SECRET)
+    erase_one(office, secret)
+    variant = f"  {SECRET.replace('keeps', 'Keeps')}."
+    report = load(store, tmp_path / "in.jsonl", FIX, SECRET, variant, pending=pending)
+    assert (report.loaded, report.refused) == (1, 2)
+    assert [(line.line, line.reason) for line in report.refusals] == [
+        (2, "its text was erased in this org"),
+        (3, "its text was erased in this org (it differs in case, spacing or final punctuation only)"),
+    ]
+    assert "Oyelaran" not in whole_database(store)
+
+
+def test_other_orgs_and_standing_copies_load_as_ever(store: Store, office: Office, tmp_path: Path) -> None:
+    secret = insert_item(store, SECRET)
+    insert_item(store, f"{SECRET}.", source_agent_id="agent-2")
+    erase_one(office, secret)
+    report = load(store, tmp_path / "in.jsonl", SECRET, f"{SECRET}.")
+    assert (report.known, report.refused) == (1, 1)
+    rows_elsewhere = json.dumps({"text": SECRET, "org": "globex"})
+    (tmp_path / "other.jsonl").write_text(rows_elsewhere)
+    elsewhere = load_file(
+        store, tmp_path / "other.jsonl", defaults=IntakeDefaults(), target="items", now=LATER, receipt_key=KEY
+    )
+    assert elsewhere.loaded == 1
+
+
+def undo_all(store: Store) -> list[str]:
+    """Undo every run, newest first; the reasons of what is refused."""
+    runs = rows(store, "SELECT run_id FROM distillation.runs WHERE job <> 'undo' ORDER BY as_of DESC")
+    reasons = []
+    for run in runs:
+        done = undo.run(store, LOOSE, RunTarget(str(run.run_id)), now=LATER + timedelta(hours=9))
+        reasons += [refusal.reason for plan in done.plans.values() for refusal in plan.refusals]
+    return reasons
+
+
+def test_undo_brings_nothing_back_and_says_why(store: Store, office: Office) -> None:
+    kept = insert_item(store, FIX, quality_score=0.9)
+    merged, other = insert_items(store, [f"{FIX}.", f"{FIX}!"], source_agent_id="agent-2")
+    insert_items(store, RELATED)
+    distil(store, under=policy(topics={"distance_max": 0.9}))
+    set_item(store, insert_item(store, "A note that its owner takes back"), deleted_at=NOW)
+    erase_one(office, kept)
+    erase_one(office, merged)
+    before = {item: read_item(store, item) for item in (kept, merged)}
+    reasons = undo_all(store)
+    assert "it was erased, and nothing brings it back" in reasons
+    assert f"its canonical {kept} was erased" in reasons
+    assert {item: read_item(store, item) for item in (kept, merged)} == before
+    assert read_item(store, other)["expired_at"] is None
+    holds(store)
