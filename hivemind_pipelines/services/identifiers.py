@@ -2,26 +2,38 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from hivemind_pipelines.core.model import Finding
 
 
-def find_identifiers(text: str) -> list[Finding]:
-    """E-mail addresses, IBANs, payment cards, public IP addresses, US SSNs and telephone numbers."""
-    found = [
-        Finding(start, end, type_, 1.0)
-        for type_, pattern, is_valid in _SHAPES
-        for start, end in _spans(pattern, text)
-        if is_valid(text, start, end)
-    ]
-    taken = [(finding.start, finding.end) for finding in found]
-    phones = (span for span in _phones(text) if not any(s < span[1] and span[0] < e for s, e in taken))
-    return found + [Finding(start, end, "PHONE", 0.8) for start, end in phones]
+def find_identifiers(text: str, shapes: Iterable["Shape"]) -> list[Finding]:
+    """What of the shapes is valid, as [start, end) in code points; a number inside another is no telephone."""
+    found: list[Finding] = []
+    for shape in shapes:
+        for match in shape.pattern.finditer(text):
+            start, end = match.span()
+            is_taken = shape.yields and any(one.start < end and start < one.end for one in found)
+            if not is_taken and shape.is_valid(text, start, end):
+                found.append(Finding(start, end, shape.type, shape.score))
+    return found
 
 
-def _spans(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
-    return (match.span() for match in pattern.finditer(text))
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a kind of identifier is written, and the test that tells it from any other number.
+
+    `hint` matches in every text in which `pattern` finds something valid. A shape that `yields` comes last
+    and leaves alone what another has found.
+    """
+
+    type: str
+    pattern: re.Pattern[str]
+    is_valid: Callable[[str, int, int], bool]
+    hint: re.Pattern[str]
+    score: float = 1.0
+    yields: bool = False
 
 
 _EMAIL = re.compile(
@@ -143,15 +155,6 @@ def _is_issued(text: str, start: int, end: int) -> bool:
     return area not in ("000", "666") and group != "00" and serial != "0000"
 
 
-_SHAPES: tuple[tuple[str, re.Pattern[str], Callable[[str, int, int], bool]], ...] = (
-    ("EMAIL", _EMAIL, _is_email),
-    ("IBAN", _IBAN, _is_iban),
-    ("CREDIT_CARD", _CARD, _is_card),
-    ("IP_ADDRESS", _IPV4, _is_public_ip),
-    ("IP_ADDRESS", _IPV6, _is_public_ip),
-    ("US_SSN", _SSN, _is_issued),
-)
-
 _EXTENSION = r"(?:\s?(?:x|ext\.?)\s?\d{1,6})?"
 _PHONE = re.compile(
     r"(?<![\w.,:/@#=+-])(?<![\d)][ .-])(?:\+|00)?(?:\(\d{1,5}\)|\d{1,5})"
@@ -175,10 +178,6 @@ _REGIONS = (
     *("US", "GB", "DE", "FR", "CH", "AT", "IT", "ES", "AU", "BE"),
     *("NL", "SE", "DK", "NO", "CZ", "PL", "HU", "IN", "BR"),
 )
-
-
-def _phones(text: str) -> Iterator[tuple[int, int]]:
-    return (match.span() for match in _PHONE.finditer(text) if _is_phone(text, *match.span()))
 
 
 def _is_phone(text: str, start: int, end: int) -> bool:
@@ -217,3 +216,18 @@ def _is_valid_somewhere(shape: str) -> bool:
         except phonenumbers.NumberParseException:
             continue
     return False
+
+
+#: The shortest telephone number has six digits.
+_SIX_DIGITS = re.compile(r"\d(?:[ .()-]{0,3}\d){5}")
+
+#: E-mail addresses, IBANs, payment cards, public IP addresses, US SSNs and telephone numbers.
+SHAPES: tuple[Shape, ...] = (
+    Shape("EMAIL", _EMAIL, _is_email, hint=_EMAIL),
+    Shape("IBAN", _IBAN, _is_iban, hint=_IBAN),
+    Shape("CREDIT_CARD", _CARD, _is_card, hint=_CARD),
+    Shape("IP_ADDRESS", _IPV4, _is_public_ip, hint=_IPV4),
+    Shape("IP_ADDRESS", _IPV6, _is_public_ip, hint=_IPV6),
+    Shape("US_SSN", _SSN, _is_issued, hint=_SSN),
+    Shape("PHONE", _PHONE, _is_phone, hint=_SIX_DIGITS, score=0.8, yields=True),
+)

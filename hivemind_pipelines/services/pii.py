@@ -14,20 +14,20 @@ from typing import Protocol, assert_never
 
 from hivemind_pipelines.core.model import Finding
 from hivemind_pipelines.core.policy import PiiPolicy
-from hivemind_pipelines.services.identifiers import find_identifiers
 from hivemind_pipelines.services.persons import (
     MODEL_PACKAGE,
     ModelMissingError,
     find_persons,
     words_fingerprint,
 )
-from hivemind_pipelines.services.secrets import find_secrets, rules_fingerprint
+from hivemind_pipelines.services.secrets import rules_fingerprint
+from hivemind_pipelines.services.structured import find_structured
 
 _log = logging.getLogger(__name__)
 
 #: Raised by hand when code changes what is found; the data files and the models stamp themselves.
-DETECTOR_VERSION = 1
-SECRET_TYPES = frozenset({"API_KEY", "PASSWORD", "PRIVATE_KEY", "JWT"})
+DETECTOR_VERSION = 2
+SECRET_TYPES = frozenset({"API_KEY", "PASSWORD", "PRIVATE_KEY", "JWT", "ACCOUNT", "ENDPOINT"})
 PERSONAL_TYPES = frozenset({"EMAIL", "IBAN", "CREDIT_CARD", "IP_ADDRESS", "US_SSN", "PHONE", "PERSON"})
 
 
@@ -116,10 +116,13 @@ class GatedScanner:
         refusals = [self._unscannable(text) for text in texts]
         views = [_view("" if refusal else text) for text, refusal in zip(texts, refusals, strict=True)]
         shown = [view for view, _ in views]
+        structured = find_structured(shown)
         persons = self._persons(shown)
         return [
-            refusal or _resolve(_mapped([*find_secrets(view), *find_identifiers(view), *names], positions))
-            for refusal, (view, positions), names in zip(refusals, views, persons, strict=True)
+            refusal or _resolve(_mapped([*values, *names], positions))
+            for refusal, (_, positions), values, names in zip(
+                refusals, views, structured, persons, strict=True
+            )
         ]
 
     def _persons(self, texts: Sequence[str]) -> list[list[Finding]]:

@@ -1,10 +1,12 @@
-"""Secrets in any text: rules as data behind literal prefilters, gates that keep example values out."""
+"""Secrets in any text: rules as data, and gates that keep example values out."""
 
+import base64
+import binascii
 import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -13,24 +15,21 @@ from itertools import pairwise
 from hivemind_pipelines.core.model import Finding
 
 
-def find_secrets(text: str) -> list[Finding]:
-    """Every secret in `text` as [start, end) in code points; spans may overlap."""
-    lowered = text.lower()
-    return [
-        Finding(start, end, rule.type, 1.0)
-        for rule in load_rules()
-        if any(keyword in lowered for keyword in rule.keywords)
-        for start, end in rule.spans(text)
-    ]
+def find_secrets(text: str, rules: Iterable["SecretRule"]) -> list[Finding]:
+    """What the rules find in `text` as [start, end) in code points; spans may overlap."""
+    return [Finding(start, end, rule.type, 1.0) for rule in rules for start, end in rule.spans(text)]
+
+
+#: Types whose values are never taken for a stand-in: a body is long, a tenant may be called anything.
+_UNMASKED = frozenset({"PRIVATE_KEY", "ENDPOINT"})
 
 
 @dataclass(frozen=True, slots=True)
 class SecretRule:
-    """One rule: a text that contains a keyword is searched for the pattern, the value meets the gate."""
+    """One rule: a text is searched for the pattern, the value meets the gate."""
 
     id: str
     type: str
-    keywords: tuple[str, ...]
     pattern: re.Pattern[str]
     gate: Callable[[str], bool]
     unless: re.Pattern[str] | None = None
@@ -42,6 +41,7 @@ class SecretRule:
         while match := self.pattern.search(text, position):
             start, end = next((match.span(name) for name in names if match.group(name)), match.span())
             if self._accepts(text, start, end):
+                start, end = match.span("span") if "span" in self.pattern.groupindex else (start, end)
                 yield start, end
                 position = max(end, match.start() + 1)
             else:
@@ -51,7 +51,7 @@ class SecretRule:
     def _accepts(self, text: str, start: int, end: int) -> bool:
         """Whether the value at [start, end) looks like a real one, seen with what stands before it."""
         value = text[start:end]
-        if self.type != "PRIVATE_KEY" and is_placeholder(value):
+        if self.type not in _UNMASKED and is_placeholder(value):
             return False
         if self.unless and self.unless.search(text[max(0, start - 60) : start]):
             return False
@@ -63,27 +63,41 @@ def load_rules() -> tuple[SecretRule, ...]:
     """The shipped rules in file order."""
     import yaml
 
+    providers = _any_of(yaml.safe_load(_data("provider_names.yaml"))["names"])
     return tuple(
         SecretRule(
             id=row["id"],
             type=row["type"],
-            keywords=tuple(row["keywords"]),
-            pattern=re.compile(row["pattern"]),
+            pattern=re.compile(row["pattern"].replace("PROVIDER", providers)),
             gate=_GATES[row.get("gate", "any")],
             unless=re.compile(row["unless"]) if "unless" in row else None,
         )
-        for row in yaml.safe_load(_rules_text())
+        for row in yaml.safe_load(_data("secret_rules.yaml"))
     )
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """A pattern for the words that branches letter by letter, for `re` tries alternatives one by one."""
+    ends: dict[str, list[str]] = {}
+    for word in sorted(words):
+        ends.setdefault(word[:1], []).append(word[1:])
+    is_end = ends.pop("", None) is not None
+    branches = [re.escape(letter) + _any_of(rest) for letter, rest in ends.items()]
+    if not branches:
+        return ""
+    joined = branches[0] if len(branches) == 1 and not is_end else f"(?:{'|'.join(branches)})"
+    return f"{joined}?" if is_end else joined
 
 
 @cache
 def rules_fingerprint() -> str:
-    """16 hex digits over the rule file."""
-    return hashlib.sha256(_rules_text().encode()).hexdigest()[:16]
+    """16 hex digits over the rules and the names in them."""
+    texts = _data("secret_rules.yaml") + _data("provider_names.yaml")
+    return hashlib.sha256(texts.encode()).hexdigest()[:16]
 
 
-def _rules_text() -> str:
-    return files("hivemind_pipelines.services").joinpath("secret_rules.yaml").read_text("utf-8")
+def _data(name: str) -> str:
+    return files("hivemind_pipelines.services").joinpath(name).read_text("utf-8")
 
 
 _PLACEHOLDER = re.compile(
@@ -116,7 +130,8 @@ def entropy(value: str) -> float:
 
 _CODE = re.compile(
     r"""(?x)
-      [(){}\[\]] | \$ [({] | ^\$ \w+ $ | :: | -> | => | ^[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+$ | ^/?(?:[\w.~-]+/)+[\w.~-]*$
+      [(){}\[\]] | \$ [({] | ^\$ \w+ $ | :: | -> | => | ^(?!(?:\D*\d){3})[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+$
+    | ^/?(?:[\w.~-]+/)+[\w.~-]*$
     | ^[a-z]+:// | ^--?[a-z] | ^%\w | ^\d{1,4}[-./]\d | ^@ | ^\#\{ | ^&
     """
 )
@@ -128,6 +143,8 @@ _WORDS = re.compile(r"^[A-Za-z]+(?:[-_. ][A-Za-z]+)*\d?$")
 def _could_be_password(value: str) -> bool:
     """Letters beside digits or signs, six or more of them, and neither code, path, words nor a number."""
     trimmed = value.strip(" .,;:")
+    if _is_generated(trimmed):
+        return True
     if not 6 <= len(trimmed) <= 120 or " " in trimmed or _CODE.search(trimmed):
         return False
     if _is_jumbled(trimmed):
@@ -139,9 +156,25 @@ def _could_be_password(value: str) -> bool:
     return has_letter and has_other
 
 
+def _is_base64(value: str) -> bool:
+    """A path by its slashes and a key by what stands between them: cases and digits mixed throughout."""
+    if not re.fullmatch(r"[A-Za-z0-9+/]{32,}={0,2}", value):
+        return False
+    changes = sum(a.isdigit() != b.isdigit() or a.isupper() != b.isupper() for a, b in pairwise(value))
+    return 3 * changes > len(value) and entropy(value) >= 4.0
+
+
+def _is_generated(value: str) -> bool:
+    """What a generator with all signs allowed writes, brackets and quotes among them; no template."""
+    signs = {character for character in value if character in _SIGNS}
+    is_template = any(mark in value for mark in ("${", "$(", "{{", "%(", "://"))
+    has_both = any(map(str.isdigit, value)) and any(map(str.isupper, value)) and any(map(str.islower, value))
+    return 16 <= len(value) <= 120 and len(signs) >= 6 and has_both and not is_template and " " not in value
+
+
 def _could_be_token(value: str) -> bool:
     """Random looking: digits beside letters with enough entropy, or one long run of a single kind."""
-    if len(value) < 12 or _CODE.search(value):
+    if len(value) < 12 or (_CODE.search(value) and not _is_base64(value)):
         return False
     if _is_jumbled(value):
         return True
@@ -165,23 +198,97 @@ def _is_jumbled(value: str) -> bool:
 
 def _is_random(value: str) -> bool:
     """What no identifier, hash or slug looks like: both cases and digits mixed in one long run."""
-    longest = max(re.split(r"[-_]", value), key=len)
+    longest = _longest(value)
     kinds = (str.isupper, str.islower, str.isdigit)
     counts = [sum(map(kind, longest)) for kind in kinds]
     changes = sum(a.isdigit() != b.isdigit() or a.isupper() != b.isupper() for a, b in pairwise(longest))
-    return len(longest) >= 20 and min(counts) >= 3 and 3 * changes > len(longest) and entropy(longest) >= 3.8
+    is_mixed = min(counts) >= 3 and 3 * changes > len(longest) and entropy(longest) >= 3.8
+    return len(longest) >= 20 and is_mixed and not _is_sequence(longest) and not _is_encoded_text(longest)
+
+
+def _is_encoded_text(value: str) -> bool:
+    """Base64 of words with spaces between them."""
+    try:
+        plain = base64.b64decode(value[: len(value) // 4 * 4], validate=True)
+    except binascii.Error:
+        return False
+    return plain.isascii() and plain.decode("ascii").isprintable() and b" " in plain
+
+
+def _is_sequence(value: str) -> bool:
+    """The alphabet or the digits in order, as they are typed into examples."""
+    lowered = value.lower()
+    return 2 * sum(ord(b) - ord(a) in (0, 1) for a, b in pairwise(lowered)) > len(value)
 
 
 def _is_strong_token(value: str) -> bool:
     """A token long and mixed enough to stand without an assignment."""
-    parts = re.split(r"[-_./=+~]", value)
     digits = sum(character.isdigit() for character in value)
-    return _could_be_token(value) and (max(map(len, parts)) >= 12 or (digits >= 6 and len(value) >= 28))
+    return _could_be_token(value) and (len(_longest(value)) >= 12 or (digits >= 6 and len(value) >= 28))
 
 
 def _could_be_url_password(value: str) -> bool:
     """Anything but a port, a template or what a database image ships with."""
-    return not value.isdigit() and not _CODE.search(value) and value.lower() not in _STOCK_PASSWORDS
+    is_template = value.startswith("$") or any(mark in value for mark in ("{", "}", "%(", "[", "::"))
+    return not value.isdigit() and not is_template and value.lower() not in _STOCK_PASSWORDS
+
+
+def _could_be_literal(value: str) -> bool:
+    """What a program falls back to: no template, path, address or sentence."""
+    return not _CODE.search(value) and " " not in value and value.lower() not in _STOCK_PASSWORDS
+
+
+def _is_provided(value: str) -> bool:
+    """What stands beside a provider's name: a UUID, a long hexadecimal number or another token."""
+    value = value.strip("=")
+    if _UUID.match(value) or re.fullmatch(r"[0-9a-f]{32,64}", value):
+        return True
+    return _could_be_token(value) and not _is_version(value)
+
+
+def _is_named(value: str) -> bool:
+    """What a provider's own key is set to: a digit among letters, or a run that is no word."""
+    if _CODE.search(value) or _is_version(value):
+        return False
+    if any(map(str.isdigit, value)):
+        return len(value) >= 10 and (len(_longest(value)) >= 16 or not _SLUG.match(value))
+    return len(_longest(value)) >= 20 and not _CAMEL_CASE.match(value)
+
+
+def _longest(value: str) -> str:
+    return max(re.split(r"[-_./=+~]", value), key=len)
+
+
+def _could_be_account(value: str) -> bool:
+    """Somebody's login name: neither what an image ships with nor a word that stands for one."""
+    words = set(re.split(r"[\W_]+", value.lower()))
+    return not words & _ACCOUNT_WORDS and not words & _STOCK_PASSWORDS
+
+
+_ACCOUNT_WORDS = frozenset(
+    {"user", "username", "name", "login", "smtp", "my", "your", "example", "default", "nobody", "anonymous"}
+)
+
+
+def _has_signs(value: str) -> bool:
+    """A literal with digits and signs between its letters."""
+    has_digit = any(character.isdigit() for character in value)
+    return has_digit and any(character in _SIGNS for character in value)
+
+
+_SIGNS = frozenset("!@#$%^&*()[]{}<>?+=~;:,|/\\`")
+
+
+def _is_version(value: str) -> bool:
+    return re.match(r"v?\d+[._-]\d", value) is not None
+
+
+_UUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+
+
+def _could_be_login_password(value: str) -> bool:
+    """What a tool was really called with, whatever it looks like, but for words that name the place."""
+    return not value.lower().strip("-_").startswith(("pass", "pwd", "my", "secret"))
 
 
 _STOCK_PASSWORDS = frozenset(
@@ -195,4 +302,11 @@ _GATES: dict[str, Callable[[str], bool]] = {
     "strong": _is_strong_token,
     "random": _is_random,
     "url": _could_be_url_password,
+    "login": _could_be_login_password,
+    "literal": _could_be_literal,
+    "provided": _is_provided,
+    "named": _is_named,
+    "signs": _has_signs,
+    "generated": _is_generated,
+    "account": _could_be_account,
 }

@@ -15,6 +15,7 @@ _ALPHABETS = {
     "q": "abcdefghijklmnopqrstuvwxyz234567",
     "Q": "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567",
     "b": string.ascii_letters + string.digits + "+/",
+    "B": "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz",
 }
 _HOLE = re.compile(r"\{([A-Za-z]):(\d+)\}")
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hivemind_pipelines.core.model import Finding
 from hivemind_pipelines.core.policy import PiiPolicy
 from hivemind_pipelines.services import persons, pii
-from hivemind_pipelines.services.identifiers import find_identifiers
+from hivemind_pipelines.services.identifiers import SHAPES, find_identifiers
 from hivemind_pipelines.services.pii import GatedScanner, Redacted, Rejected, ScanFailed
 from hivemind_pipelines_tests.services.fake_secrets import fake
 
@@ -29,7 +30,7 @@ def structured() -> GatedScanner:
 
 
 def found(text: str) -> list[tuple[str, str]]:
-    return [(finding.type, text[finding.start : finding.end]) for finding in find_identifiers(text)]
+    return [(finding.type, text[finding.start : finding.end]) for finding in find_identifiers(text, SHAPES)]
 
 
 def card(prefix: str, length: int) -> str:
@@ -275,12 +276,12 @@ def test_missing_model_fails_closed(monkeypatch):
 
 
 def test_crashing_detector_fails_only_its_text_and_tells_no_text(monkeypatch, caplog):
-    def crash(text: str) -> list[Finding]:
-        if "canary" in text:
-            raise RecursionError(text)
-        return []
+    def crash(texts: Sequence[str]) -> list[list[Finding]]:
+        if "canary" in texts:
+            raise RecursionError(texts)
+        return [[] for _ in texts]
 
-    monkeypatch.setattr(pii, "find_secrets", crash)
+    monkeypatch.setattr(pii, "find_structured", crash)
     caplog.set_level("DEBUG")
     outcomes = GatedScanner(PiiPolicy(detect_persons=False)).redact(["fine", "canary", "fine too"])
     assert outcomes == [Redacted("fine"), ScanFailed("error:RecursionError"), Redacted("fine too")]
@@ -294,7 +295,9 @@ def test_late_scan_fails_closed():
 
 
 def test_detector_that_never_rests_is_rejected(monkeypatch):
-    monkeypatch.setattr(pii, "find_secrets", lambda text: [Finding(0, 1, "API_KEY", 1.0)])
+    monkeypatch.setattr(
+        pii, "find_structured", lambda texts: [[Finding(0, 1, "API_KEY", 1.0)] for _ in texts]
+    )
     outcome = GatedScanner(PiiPolicy(detect_persons=False)).redact([PADDING])
     assert outcome == [Rejected("residual")]
 

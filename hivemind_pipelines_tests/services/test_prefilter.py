@@ -1,0 +1,92 @@
+"""The prefilter: never a candidate too few, whatever the text, and all of them when RE2 gives up."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hivemind_pipelines.services import structured
+from hivemind_pipelines.services.identifiers import SHAPES, find_identifiers
+from hivemind_pipelines.services.prefilter import Prefilter, hint
+from hivemind_pipelines.services.secrets import find_secrets, load_rules
+from hivemind_pipelines_tests.services.fake_secrets import fake
+from hivemind_pipelines_tests.services.test_secrets import TABLE
+
+PATTERNS = (
+    r"\bab+\b",
+    r"(?i)straße\w{3,}(?!x)",
+    r"(?<![\w.])[^\W_]{2,5}@\d",
+    r"(?P<q>[\"'])x{2,60}(?P=q)",
+    r"(?:a|bc){2,3}\s?[^a-z]$",
+    r"(?s)a.+?(?=b)c*",
+    r"(?i:Key)=[가-힣\w]+",
+    r"[^-]-{1,2}\D",
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(alphabet="abcxyzABCSTRßſKk가힣é@=-_.'\" \n19\u200b\ud800", max_size=24))
+def test_whatever_matches_is_a_candidate(text):
+    patterns = [re.compile(pattern) for pattern in PATTERNS]
+    matching = {number for number, pattern in enumerate(patterns) if pattern.search(text)}
+    [candidates] = Prefilter(patterns).candidates([text])
+    assert matching <= set(candidates)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rule_id=st.sampled_from(sorted(TABLE)),
+    seed=st.integers(0, 50),
+    before=st.text(max_size=12),
+    after=st.text(max_size=12),
+)
+def test_prefilter_hides_nothing_from_the_exact_rules(rule_id, seed, before, after):
+    text = f"{before}\n{fake(TABLE[rule_id][0], seed)}\n{after}"
+    assert structured.find_structured([text]) == [
+        [*find_secrets(text, load_rules()), *find_identifiers(text, SHAPES)]
+    ]
+
+
+def test_candidates_are_those_of_each_text_alone():
+    texts = ["clean", fake("AKIA{Q:16}"), "", "mail jo@acme.io", *["nothing here"] * 20, "call +49 30 901820"]
+    together = structured.prefilter().candidates(texts)
+    assert together == [structured.prefilter().candidates([text])[0] for text in texts]
+    assert [bool(numbers) for numbers in together] == [False, True, False, True, *[False] * 20, True]
+
+
+def test_prose_is_no_candidate_of_any_rule():
+    prose = "The queue keeps three workers busy; when one of them dies, the next poll starts another. " * 20
+    assert structured.prefilter().candidates([prose]) == [()]
+
+
+class GivenUp:
+    """RE2 whose memory ran out: it reports no match, not even the sentinel's."""
+
+    def Match(self, text):
+        return []
+
+
+def test_every_pattern_is_a_candidate_when_memory_runs_out():
+    few = Prefilter([re.compile("abc"), re.compile("xyz")])
+    assert few.candidates(["none"]) == [()]
+    for one in few._sets:
+        one._compiled = GivenUp()
+    assert few.candidates(["none"]) == [(0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected", "is_led"),
+    [
+        (r"\bAKIA[A-Z]{16}\b", "AKIA(?:[A-Z]){16,}", True),
+        (r"[a-z]+://\S+", r"\x3a\x2f\x2f(?:[\S\x80-\xff]){1,}", True),
+        (r"\w{30,200}", r"(?:[\w\x80-\xff]){30,}", False),
+    ],
+)
+def test_a_hint_begins_at_the_first_literal(pattern, expected, is_led):
+    assert hint(re.compile(pattern)) == (expected, is_led)
+
+
+def test_a_construct_nobody_relaxed_is_refused():
+    with pytest.raises(ValueError, match="nobody has relaxed"):
+        hint(re.compile(r"(a)?(?(1)b|c)"))
