@@ -28,14 +28,15 @@ class ScannedSecret:
     failed: str | None = None
 
     @property
-    def secrets(self) -> tuple[bool, ...]:
-        """Of each secret that the label names, whether it was found; without spans the text is one."""
-        if not self.labelled.is_secret:
-            return ()
-        if not self.labelled.spans:
-            return (bool(self.findings),)
+    def spans_found(self) -> tuple[bool, ...]:
+        """Of each span that the label names, whether a finding meets it.
+
+        Some data sets mark the login name of a credential and not its password.
+        """
         return tuple(
-            any(overlaps(finding, span) for finding in self.findings) for span in self.labelled.spans
+            any(overlaps(finding, span) for finding in self.findings)
+            for span in self.labelled.spans
+            if self.labelled.is_secret
         )
 
 
@@ -73,11 +74,14 @@ def report(scanned: Sequence[ScannedSecret]) -> Evaluation:
 def figures(scanned: Sequence[ScannedSecret]) -> Figures:
     """What the contract asks of secrets."""
     negatives = [text for text in scanned if not text.labelled.is_secret]
+    spans = [is_found for text in scanned for is_found in text.spans_found]
     hard = [text for text in negatives if text.labelled.negative_kind == HARD_NEGATIVE]
     return {
         "rows": len(scanned),
-        "secrets": sum(len(text.secrets) for text in scanned),
+        "secrets": sum(text.labelled.is_secret for text in scanned),
         "recall": count(scanned).recall,
+        "spans": len(spans),
+        "recall_spans": share(sum(spans), len(spans)),
         "false_positive_rate": _flagged_share(negatives),
         "false_positive_rate_hard_negative": _flagged_share(hard),
         "found_by_type": dict(
@@ -89,8 +93,8 @@ def figures(scanned: Sequence[ScannedSecret]) -> Figures:
 
 
 def count(scanned: Sequence[ScannedSecret]) -> Confusion:
-    """Secrets found and missed, against texts that surely hold none and were flagged."""
-    found = [is_found for text in scanned for is_found in text.secrets]
+    """Texts with a secret that were flagged or not, against flagged ones that surely hold none."""
+    found = [bool(text.findings) for text in scanned if text.labelled.is_secret]
     false_alarms = sum(
         bool(text.findings)
         for text in scanned
@@ -112,7 +116,7 @@ def _predictions(scanned: Sequence[ScannedSecret]) -> Iterator[Prediction]:
             "label": int(text.labelled.is_secret),
             "neg_kind": text.labelled.negative_kind,
             "decision": "secret" if text.findings else "clean",
-            "found": list(text.secrets),
+            "spans_found": list(text.spans_found),
             "findings": [[finding.start, finding.end, finding.type] for finding in text.findings],
             "failed": text.failed,
         }

@@ -63,10 +63,12 @@ def secret(
     return SecretText("x", text, label, spans, kind or None)
 
 
-def test_a_secret_is_found_where_a_finding_meets_its_span() -> None:
+def test_a_text_is_found_as_a_whole_and_by_its_spans() -> None:
     labelled = secret("0123456789", label=True, spans=((0, 3, "SECRET"), (5, 8, "SECRET")))
     row = ScannedSecret("f", labelled, (Finding(2, 4, "API_KEY", 1.0),))
-    assert row.secrets == (True, False)
+    assert row.spans_found == (True, False)
+    figures = secrets.figures([row, ScannedSecret("f", secret("missed", label=True), ())])
+    assert (figures["recall"], figures["recall_spans"]) == (0.5, 0.5)
 
 
 def test_false_alarms_are_counted_apart_for_hard_negatives() -> None:
