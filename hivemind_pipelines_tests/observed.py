@@ -9,7 +9,7 @@ from hivemind_pipelines_tests.builders import Dump, rows, scalar
 #: Columns of an existing item that a run may write; content and validity belong to `erase` and verdicts.
 WRITABLE = {"expired_at", "tags", "embedding", "quality_score"}
 ITEM_KEYS = {"provenance_links"}
-PENDING_KEYS = {"low_quality_prescreened", "preliminary_quality_score"}
+PENDING_KEYS = {"low_quality_prescreened", "preliminary_quality_score", "prescreen"}
 LAST_RUN_KEYS = {"distillation_last_run", "quality_aggregation_last_run"}
 
 #: What a run that changes nothing may write all the same.

@@ -1,6 +1,7 @@
 """Changes: what a plan consists of, what the ledger records and what undo inverts."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from hivemind_pipelines.core.model import (
@@ -140,12 +141,19 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """Set or clear the pre-screening tags of a pending row; `content_hash` is re-checked."""
+    """Set or clear the pre-screening tags of a pending row; `content_hash` is re-checked.
+
+    `document` is what stands under our own key, None without labels; `value` with its `parts` is what a
+    look at the row is worth.
+    """
 
     pending_id: PendingId
     content_hash: str
     score: float
     is_low_quality: bool
+    document: Mapping[str, object] | None = field(default=None, hash=False)
+    value: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,11 +99,17 @@ class SummariesReceipt(Receipt):
 
 
 class PrescreenReceipt(Receipt):
-    """prescreened_contributions: pending rows scored, and those labelled low quality."""
+    """prescreened_contributions: pending rows read, compared and labelled, and those of low quality."""
 
     screened: int = 0
     flagged: int = 0
     cleared: int = 0
+    embedded: int = 0
+    compared: int = 0
+    relabelled: int = 0
+    unscanned: int = 0
+    #: Labels that were set or stand on the rows screened, by name.
+    labels: dict[str, int] = {}
 
 
 class ReportReceipt(Receipt):

@@ -125,17 +125,25 @@ class VerdictState:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelState:
+    """What we say of a pending row: low quality or not, and the document under our own key."""
+
+    is_low_quality: bool = False
+    document: Values | None = field(default=None, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """How everything that some ledger rows touched stands now; what is absent is gone.
 
     `items` holds every subject of a merge, its canonicals, and all members of the clusters they are in.
-    `labels` says of a pending row whether it is labelled as of low quality by us.
+    `labels` says of a pending row what it carries of ours.
     """
 
     items: Mapping[ItemId, ItemState] = field(default_factory=dict)
     summaries: Mapping[ItemId, SummaryState] = field(default_factory=dict)
     cases: Mapping[CaseId, CaseState] = field(default_factory=dict)
-    labels: Mapping[PendingId, bool] = field(default_factory=dict)
+    labels: Mapping[PendingId, LabelState] = field(default_factory=dict)
     verdicts: Mapping[PairKey, VerdictState] = field(default_factory=dict)
 
 
@@ -170,12 +178,13 @@ class DecideCase:
 
 @dataclass(frozen=True, slots=True)
 class Relabel:
-    """Put the low-quality label of a pending row back, or take it off; `tags_kind` is what tags were."""
+    """Put the labels of a pending row back as they were, or off; `tags_kind` is what tags were."""
 
     pending_id: PendingId
     is_low_quality: bool
     score: float
     tags_kind: str
+    document: Values | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -493,15 +502,27 @@ def _case(net: _Net, standing: Standing, by: str) -> _Answer:
 
 
 def _label(net: _Net, standing: Standing) -> _Answer:
+    """The labels as they were; what a later run changed again is its own to undo."""
     pending_id = PendingId(net.subject_id)
-    was_low, is_low = bool(net.before.get("low_quality")), bool(net.after.get("low_quality"))
-    now_low = standing.labels.get(pending_id)
-    if now_low is None:
+    was, became = _said(net.before), _said(net.after)
+    now = standing.labels.get(pending_id)
+    if now is None:
         return False
-    if was_low == is_low or now_low == was_low:
-        return True
-    score = net.before.get("score") if was_low else net.after.get("score")
-    return Relabel(pending_id, was_low, _number(score) or 0.0, str(net.before.get("tags", "object")))
+    # Mark and document are put back apart: a later run may have changed one of them.
+    back = LabelState(
+        was.is_low_quality if now.is_low_quality == became.is_low_quality else now.is_low_quality,
+        was.document if now.document == became.document else now.document,
+    )
+    if back == now:
+        return was in (now, became)
+    score = net.before.get("score") if was.is_low_quality else net.after.get("score")
+    tags_kind = str(net.before.get("tags", "object"))
+    return Relabel(pending_id, back.is_low_quality, _number(score) or 0.0, tags_kind, back.document)
+
+
+def _said(values: Values) -> LabelState:
+    document = values.get("prescreen")
+    return LabelState(bool(values.get("low_quality")), document if isinstance(document, Mapping) else None)
 
 
 def _score(net: _Net, standing: Standing) -> _Answer:

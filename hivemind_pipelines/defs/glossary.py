@@ -67,9 +67,14 @@ KEYS: dict[str, str] = {
     "skipped": "topics left due: no key, no budget, a failed call or another run's claim",
     "input_tokens": "tokens sent to the language model",
     "output_tokens": "tokens received from the language model",
-    "screened": "pending contributions scored",
-    "flagged": "pending contributions newly labelled as low quality",
-    "cleared": "labels removed",
+    "screened": "pending contributions scored and labelled",
+    "flagged": "pending contributions newly marked as low quality",
+    "cleared": "marks of low quality removed",
+    "relabelled": "pending contributions of which a reviewer now sees other labels",
+    "unscanned": "pending contributions that could not be scanned; they say so",
+    "labels": "labels of the contributions screened, by name: near_duplicate (of a live item), "
+    "near_duplicate_pending, contradiction, secret, pii, scan_failed, injection, gibberish, empty, "
+    "too_short, spam; they hide and block nothing",
     "live": "items that are neither expired nor deleted",
     "expired": "items superseded; none is ever deleted",
     "open_cases": "contradiction cases that wait for a reviewer",

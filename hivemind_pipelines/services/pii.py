@@ -66,6 +66,21 @@ class PiiScanner(Protocol):
         ...
 
 
+class FindingScanner(Protocol):
+    """What says which secrets and personal data a text holds; `stamp` changes when its findings may."""
+
+    stamp: str
+
+    def findings(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+        """Findings of each text, in order, or why nobody knows; never raises."""
+        ...
+
+
+def without_persons(policy: PiiPolicy) -> "GatedScanner":
+    """A scanner for texts in bulk: names of people take a model that reads 70 notes a second."""
+    return GatedScanner(policy.model_copy(update={"detect_persons": False}))
+
+
 class GatedScanner:
     """Secrets and structured identifiers everywhere, names of people in prose; fails closed.
 

@@ -10,7 +10,7 @@ from hivemind_pipelines.core.due import GateReading, OrgBacklog
 from hivemind_pipelines.core.model import OrgId
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.stages.cluster_summaries import rescan_fingerprint
-from hivemind_pipelines.stages.context import Services, settled_stamp, topic_stamp
+from hivemind_pipelines.stages.context import Services, screening_stamps, settled_stamp, topic_stamp
 from hivemind_pipelines.store import backlog, erasures
 from hivemind_pipelines.store.backlog import OrgCounts, Stamps
 from hivemind_pipelines.store.connection import Store
@@ -24,6 +24,7 @@ class ModelStamps:
     scanner: str
     llm_model: str
     has_llm: bool
+    queue_scanner: str = ""
 
     @classmethod
     def of(cls, services: Services) -> Self:
@@ -33,6 +34,7 @@ class ModelStamps:
             services.scanner.stamp,
             services.llm_model,
             services.llm is not None,
+            services.queue_scanner.stamp,
         )
 
 
@@ -54,6 +56,7 @@ def read(
 ) -> Backlogs:
     """One grouped query over all orgs, or those named; the gate counts what it read."""
     method = policy.summary.method
+    screened = screening_stamps(policy, model_stamps.embedder, model_stamps.queue_scanner)
     stamps = Stamps(
         features=policy.feature_stamp(model_stamps.embedder),
         probes=policy.probe_stamp(model_stamps.embedder),
@@ -61,7 +64,8 @@ def read(
         settled=settled_stamp(policy, model_stamps.llm_model),
         contradiction=policy.fingerprint("contradiction"),
         topics=topic_stamp(policy, model_stamps.llm_model),
-        prescreen=policy.fingerprint("quality"),
+        labels=screened.labels,
+        matches=screened.matches,
         pii=model_stamps.scanner,
         model=model_stamps.llm_model,
         prompt_version=CONFIRM_PROMPT_VERSION,

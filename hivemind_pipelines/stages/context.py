@@ -5,14 +5,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hivemind_pipelines.core import prescreen
 from hivemind_pipelines.core.confirmation import CONFIRM_PROMPT_VERSION
 from hivemind_pipelines.core.injection import suspicion_stamp
 from hivemind_pipelines.core.model import ItemId, OrgId, RunId, TopicCluster
-from hivemind_pipelines.core.policy import DistillationPolicy
+from hivemind_pipelines.core.policy import DistillationPolicy, PiiPolicy
 from hivemind_pipelines.services.embedding import Embedder, MiniLmEmbedder
 from hivemind_pipelines.services.llm import ClaudeLlm, Llm
-from hivemind_pipelines.services.pii import GatedScanner, PiiScanner
+from hivemind_pipelines.services.pii import FindingScanner, GatedScanner, PiiScanner, without_persons
 from hivemind_pipelines.settings import Settings
+from hivemind_pipelines.store import screening
 from hivemind_pipelines.store.connection import Store
 
 #: Called with (stage name, done, total) while a stage works through many rows.
@@ -31,7 +33,7 @@ def _now() -> datetime:
 class Services:
     """The outside services of a run; `llm` is None without a key, `llm_model` names the model anyway.
 
-    Reports are written below `reports_dir`, none without it.
+    Reports are written below `reports_dir`, none without it. `queue_scanner` looks at pending rows.
     """
 
     embedder: Embedder
@@ -39,6 +41,7 @@ class Services:
     llm: Llm | None
     llm_model: str
     reports_dir: Path | None = None
+    queue_scanner: FindingScanner = field(default_factory=lambda: without_persons(PiiPolicy()))
 
 
 def build_services(settings: Settings, policy: DistillationPolicy) -> Services:
@@ -55,8 +58,9 @@ def build_services(settings: Settings, policy: DistillationPolicy) -> Services:
         else None
     )
     return Services(
-        MiniLmEmbedder(), GatedScanner(policy.pii), llm, settings.llm_model, settings.home / "reports"
-    )
+        MiniLmEmbedder(), GatedScanner(policy.pii), llm, settings.llm_model, settings.home / "reports",
+        queue_scanner=without_persons(policy.pii),
+    )  # fmt: skip
 
 
 def settled_stamp(policy: DistillationPolicy, llm_model: str) -> str:
@@ -72,6 +76,16 @@ def topic_stamp(policy: DistillationPolicy, llm_model: str) -> str:
 def summary_model(policy: DistillationPolicy, llm_model: str) -> str:
     """The model that shapes the text of a summary."""
     return llm_model if policy.summary.method == "llm" else "extractive"
+
+
+def screening_stamps(policy: DistillationPolicy, model_stamp: str, scanner_stamp: str) -> screening.Stamps:
+    """The stamps of labels under a policy, an embedding model and a scanner."""
+    return screening.Stamps(
+        quality=policy.fingerprint("quality"),
+        features=policy.feature_stamp(model_stamp),
+        texts=prescreen.text_stamp(scanner_stamp),
+        matches=prescreen.match_stamp(policy, model_stamp),
+    )
 
 
 @dataclass(slots=True)
@@ -112,6 +126,13 @@ class StageContext:
     def probe_stamp(self) -> str:
         """The stamp of a current search for candidates."""
         return self.policy.probe_stamp(self.services.embedder.model_stamp)
+
+    @property
+    def screening_stamps(self) -> screening.Stamps:
+        """The stamps of current labels of the review queue."""
+        return screening_stamps(
+            self.policy, self.services.embedder.model_stamp, self.services.queue_scanner.stamp
+        )
 
     @property
     def settled_stamp(self) -> str:

@@ -18,6 +18,7 @@ from hivemind_pipelines.store.items import (
     SCOPE_HASH,
 )
 from hivemind_pipelines.store.pairs import COMPARED, IS_UNCONFIRMED
+from hivemind_pipelines.store.screening import GONE, HOLDING, IS_UNLABELLED, UNSCREENED_ITEMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Stamps:
     settled: str
     contradiction: str
     topics: str
-    prescreen: str
+    labels: str
+    matches: str
     pii: str
     model: str
     prompt_version: str
@@ -195,15 +197,24 @@ BACKLOG = text(f"""
     ), pending AS (
         SELECT p.org_id, count(*) AS pending,
                count(*) FILTER (WHERE p.category::text IN ({KNOWN_CATEGORIES})
-                                AND (s.stamp IS DISTINCT FROM :prescreen
-                                     OR s.content_hash <> p.content_hash)) AS unscreened,
+                                AND {IS_UNLABELLED}) AS unscreened,
                min(CASE WHEN p.contributed_at BETWEEN '0001-01-02 UTC' AND '9999-12-30 UTC'
                         THEN p.contributed_at END) FILTER (
-                   WHERE s.stamp IS DISTINCT FROM :prescreen OR s.content_hash <> p.content_hash) AS oldest
+                   WHERE {IS_UNLABELLED}) AS oldest
         FROM public.pending_contributions p
         JOIN orgs o ON o.org_id = p.org_id
         LEFT JOIN distillation.prescreens s ON s.org_id = p.org_id AND s.pending_id = p.id
         GROUP BY p.org_id
+    ), unscreened_items AS (
+        -- Only where a row waits to be held against them.
+        SELECT u.org_id, count(*) AS items FROM ({UNSCREENED_ITEMS}) u
+        JOIN pending p ON p.org_id = u.org_id GROUP BY u.org_id
+    ), moved_matches AS (
+        SELECT h.org_id, count(DISTINCT h.pending_id) AS moved FROM ({HOLDING}) h
+        JOIN orgs o ON o.org_id = h.org_id WHERE h.holds <> h.is_held GROUP BY h.org_id
+    ), gone AS (
+        SELECT g.org_id, count(*) AS gone FROM ({GONE}) g
+        JOIN orgs o ON o.org_id = g.org_id GROUP BY g.org_id
     ), items AS (
         SELECT k.org_id, count(*) FILTER (WHERE {LIVE}) AS live,
                count(*) FILTER (WHERE k.expired_at IS NOT NULL AND k.deleted_at IS NULL) AS expired
@@ -226,7 +237,8 @@ BACKLOG = text(f"""
            COALESCE(t.unsummarised, 0) AS unsummarised, COALESCE(t.actionable, 0) AS actionable,
            COALESCE(t.revivable, 0) + COALESCE(u.unsupported, 0) + COALESCE(u.unscanned, 0) AS unsound,
            COALESCE(mc.misplaced, 0) AS misplaced,
-           COALESCE(w.unscreened, 0) AS unscreened,
+           COALESCE(w.unscreened, 0) + COALESCE(ui.items, 0) + COALESCE(mm.moved, 0)
+               + COALESCE(go.gone, 0) AS unscreened,
            LEAST(pc.oldest, w.oldest) AS oldest_due_at, lr.last_started_at
     FROM orgs o
     LEFT JOIN items i USING (org_id) LEFT JOIN pending w USING (org_id) LEFT JOIN conflicts cf USING (org_id)
@@ -238,6 +250,8 @@ BACKLOG = text(f"""
     LEFT JOIN misplaced_cases mc ON mc.org_id = o.org_id
     LEFT JOIN broken_merges bm ON bm.org_id = o.org_id LEFT JOIN stray_members sm ON sm.org_id = o.org_id
     LEFT JOIN topics t ON t.org_id = o.org_id LEFT JOIN unsound u ON u.org_id = o.org_id
+    LEFT JOIN unscreened_items ui ON ui.org_id = o.org_id
+    LEFT JOIN moved_matches mm ON mm.org_id = o.org_id LEFT JOIN gone go ON go.org_id = o.org_id
     LEFT JOIN last_runs lr ON lr.org_id = o.org_id
     ORDER BY o.org_id
 """)

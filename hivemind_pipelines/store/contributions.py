@@ -1,35 +1,21 @@
-"""Pending contributions and the labels that pre-screening puts on them."""
+"""The labels that pre-screening puts on pending contributions, and the order in which a look at them pays."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Connection, text
+from sqlalchemy.dialects.postgresql import JSONB
 
 from hivemind_pipelines.core.changes import Flag
-from hivemind_pipelines.core.model import Category, OrgId, PendingContribution, PendingId
-from hivemind_pipelines.store.items import KNOWN_CATEGORIES
+from hivemind_pipelines.core.model import OrgId, PendingId
 from hivemind_pipelines.store.ledger import Entry
 from hivemind_pipelines.store.pairs import Applied
 
-UNSCREENED = text(f"""
-    SELECT p.id, p.content, p.content_hash, p.category::text AS category, p.confidence
-    FROM public.pending_contributions p
-    LEFT JOIN distillation.prescreens s ON s.org_id = p.org_id AND s.pending_id = p.id
-    WHERE p.org_id = :org_id
-      AND (s.stamp IS DISTINCT FROM :stamp OR s.content_hash <> p.content_hash)
-      AND p.category::text IN ({KNOWN_CATEGORIES})
-    ORDER BY p.id
-""")
-
-
-def read_unscreened(conn: Connection, org_id: OrgId, *, stamp: str) -> tuple[PendingContribution, ...]:
-    """Pending rows whose labels are missing or of another policy or content, in id order."""
-    return tuple(
-        PendingContribution(
-            PendingId(row.id), org_id, row.content, row.content_hash, Category(row.category), row.confidence
-        )
-        for row in conn.execute(UNSCREENED, {"org_id": org_id, "stamp": stamp})
-    )
-
+#: Our keys in the tags of a pending row: the seed's two, and one for everything else.
+OUR_KEYS = "- 'low_quality_prescreened' - 'preliminary_quality_score' - 'prescreen'"
 
 # A row that was approved or rejected meanwhile is simply not there to be locked.
 LOCK_PENDING = text("""
@@ -38,13 +24,23 @@ LOCK_PENDING = text("""
     ORDER BY p.id FOR NO KEY UPDATE
 """)
 
-# Tags are touched only where what a reviewer sees changes, and only our two keys of an object.
-APPLY_FLAGS = text("""
+#: What tags hold of ours, given `{low}`, `{score}` and `{document}` of a row.
+OUR_TAGS = """
+    CASE WHEN {low} THEN jsonb_build_object('low_quality_prescreened', true, 'preliminary_quality_score', {score})
+         ELSE '{{}}'::jsonb END
+    || CASE WHEN {document} IS NULL THEN '{{}}'::jsonb ELSE jsonb_build_object('prescreen', {document}) END
+"""
+
+# Tags are touched only where what a reviewer sees changes, and only our keys of an object.
+APPLY_FLAGS = text(f"""
     WITH wanted AS (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:hashes AS text[]), CAST(:scores AS float8[]),
-                             CAST(:lows AS boolean[])) AS n (pending_id, content_hash, score, is_low)
+                             CAST(:lows AS boolean[]), CAST(:documents AS jsonb[]), CAST(:values AS float8[]),
+                             CAST(:parts AS jsonb[]))
+            AS n (pending_id, content_hash, score, is_low, document, value, parts)
     ), valid AS (
         SELECT w.*, COALESCE(s.is_low_quality, false) AS was_low, s.score AS score_before,
+               s.document AS document_before,
                p.tags IS NULL OR jsonb_typeof(p.tags) IN ('null', 'object') AS is_taggable,
                CASE WHEN p.tags IS NULL THEN 'sql_null' WHEN jsonb_typeof(p.tags) = 'null' THEN 'json_null'
                     WHEN jsonb_typeof(p.tags) = 'object' THEN 'object' ELSE 'other' END AS tags_kind
@@ -52,56 +48,128 @@ APPLY_FLAGS = text("""
         JOIN public.pending_contributions p
             ON p.org_id = :org_id AND p.id = w.pending_id AND p.content_hash = w.content_hash
         LEFT JOIN distillation.prescreens s ON s.org_id = p.org_id AND s.pending_id = p.id
+    ), judged AS (
+        SELECT *, is_low <> was_low OR (is_low AND score IS DISTINCT FROM score_before)
+                  OR document IS DISTINCT FROM document_before AS is_changed
+        FROM valid
     ), tagged AS (
         UPDATE public.pending_contributions p
-        SET tags = CASE WHEN v.is_low
-            THEN CASE WHEN jsonb_typeof(p.tags) = 'object' THEN p.tags ELSE '{}'::jsonb END
-                 || jsonb_build_object('low_quality_prescreened', true, 'preliminary_quality_score', v.score)
-            ELSE p.tags - 'low_quality_prescreened' - 'preliminary_quality_score' END
-        FROM valid v
-        WHERE p.org_id = :org_id AND p.id = v.pending_id AND v.is_taggable
-          AND CASE WHEN v.is_low
-                   THEN NOT v.was_low OR v.score_before IS DISTINCT FROM v.score
-                   ELSE v.was_low AND jsonb_typeof(p.tags) = 'object' END
+        SET tags = (CASE WHEN jsonb_typeof(p.tags) = 'object' THEN p.tags ELSE '{{}}'::jsonb END {OUR_KEYS})
+                   || {OUR_TAGS.format(low="v.is_low", score="v.score", document="v.document")}
+        FROM judged v
+        WHERE p.org_id = :org_id AND p.id = v.pending_id AND v.is_taggable AND v.is_changed
+          AND (v.is_low OR v.document IS NOT NULL OR jsonb_typeof(p.tags) = 'object')
     ), recorded AS (
         INSERT INTO distillation.prescreens AS s
-            (org_id, pending_id, content_hash, score, is_low_quality, stamp)
-        SELECT :org_id, pending_id, content_hash, score, is_low, :stamp FROM valid
+            (org_id, pending_id, content_hash, score, is_low_quality, stamp, document, value, parts, label_stamp)
+        SELECT :org_id, pending_id, content_hash, score, is_low, :stamp, document, value, parts, :labels
+        FROM judged
         ON CONFLICT (org_id, pending_id) DO UPDATE SET
             content_hash = EXCLUDED.content_hash, score = EXCLUDED.score,
-            is_low_quality = EXCLUDED.is_low_quality, stamp = EXCLUDED.stamp
+            is_low_quality = EXCLUDED.is_low_quality, stamp = EXCLUDED.stamp, document = EXCLUDED.document,
+            value = EXCLUDED.value, parts = EXCLUDED.parts, label_stamp = EXCLUDED.label_stamp
     )
-    SELECT pending_id, score, score_before, is_low, was_low, tags_kind FROM valid ORDER BY pending_id
-""")
-
-FORGET_GONE = text("""
-    DELETE FROM distillation.prescreens s
-    WHERE s.org_id = :org_id AND NOT EXISTS (
-        SELECT FROM public.pending_contributions p WHERE p.org_id = s.org_id AND p.id = s.pending_id)
-""")
+    SELECT pending_id, score, score_before, is_low, was_low, document, document_before, tags_kind, is_changed
+    FROM judged ORDER BY pending_id
+""").columns(document=JSONB, document_before=JSONB)
 
 
-def apply_flags(conn: Connection, org_id: OrgId, plan: Sequence[Flag], *, stamp: str) -> Applied:
-    """Label pending rows in one statement; the ledger gets those whose label or score changed."""
+def apply_flags(conn: Connection, org_id: OrgId, plan: Sequence[Flag], *, stamp: str, labels: str) -> Applied:
+    """Label pending rows in one statement; the ledger gets those of which a reviewer sees something else."""
     conn.execute(LOCK_PENDING, {"org_id": org_id, "ids": [flag.pending_id for flag in plan]})
     parameters = {
         "org_id": org_id,
         "stamp": stamp,
+        "labels": labels,
         "ids": [flag.pending_id for flag in plan],
         "hashes": [flag.content_hash for flag in plan],
         "scores": [flag.score for flag in plan],
         "lows": [flag.is_low_quality for flag in plan],
+        "documents": [None if flag.document is None else json.dumps(flag.document) for flag in plan],
+        "values": [flag.value for flag in plan],
+        "parts": [json.dumps(dict(flag.parts)) for flag in plan],
     }
     rows = conn.execute(APPLY_FLAGS, parameters).all()
-    conn.execute(FORGET_GONE, {"org_id": org_id})
-    entries = tuple(
-        Entry(
-            "flag" if row.is_low else "unflag",
-            row.pending_id,
-            {"low_quality": row.was_low, "score": row.score_before, "tags": row.tags_kind},
-            {"low_quality": row.is_low, "score": row.score},
-        )
-        for row in rows
-        if row.is_low != row.was_low or (row.is_low and row.score != row.score_before)
-    )
+    entries = tuple(map(_entry, (row for row in rows if row.is_changed)))
     return Applied(len(rows), len(plan) - len(rows), entries)
+
+
+def _entry(row: Any) -> Entry:
+    before = {"low_quality": row.was_low, "score": row.score_before, "tags": row.tags_kind}
+    after = {"low_quality": row.is_low, "score": row.score}
+    is_labelled = row.is_low or row.document is not None
+    return Entry(
+        "flag" if is_labelled else "unflag",
+        row.pending_id,
+        {**before, "prescreen": row.document_before},
+        {**after, "prescreen": row.document},
+    )
+
+
+# Only false becomes true, and only what we set ourselves goes back.
+MARK_SENSITIVE = text("""
+    WITH wanted AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:marks AS boolean[])) AS n (pending_id, is_marked)
+    ), marked AS (
+        UPDATE public.pending_contributions p SET is_sensitive_flagged = w.is_marked
+        FROM wanted w JOIN distillation.prescreens s ON s.org_id = :org_id AND s.pending_id = w.pending_id
+        WHERE p.org_id = :org_id AND p.id = w.pending_id AND p.is_sensitive_flagged <> w.is_marked
+          AND (w.is_marked OR s.is_marked)
+        RETURNING p.id, p.is_sensitive_flagged
+    )
+    UPDATE distillation.prescreens s SET is_marked = m.is_sensitive_flagged
+    FROM marked m WHERE s.org_id = :org_id AND s.pending_id = m.id
+""")
+
+
+def mark_sensitive(conn: Connection, org_id: OrgId, marks: Mapping[PendingId, bool]) -> None:
+    """Set `is_sensitive_flagged` of rows, or take it back where we had set it."""
+    conn.execute(MARK_SENSITIVE, {"org_id": org_id, "ids": list(marks), "marks": list(marks.values())})
+
+
+# Rows that nobody has screened yet come first: nothing is known against them.
+QUEUE = text("""
+    SELECT p.org_id, p.id, p.category::text AS category, p.is_sensitive_flagged, s.value, s.parts, s.score,
+           COALESCE(s.document -> 'labels', '[]'::jsonb) AS labels, count(*) OVER () AS total
+    FROM public.pending_contributions p
+    LEFT JOIN distillation.prescreens s
+        ON s.org_id = p.org_id AND s.pending_id = p.id AND s.content_hash = p.content_hash
+    WHERE CAST(:org_id AS text) IS NULL OR p.org_id = :org_id
+    ORDER BY s.value DESC NULLS FIRST, p.contributed_at, p.id
+    LIMIT :limit OFFSET :offset
+""").columns(parts=JSONB, labels=JSONB)
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRow:
+    """A pending row with what a look at it is worth, the factors of that, and its labels."""
+
+    org_id: OrgId
+    id: UUID
+    category: str
+    is_sensitive_flagged: bool
+    score: float | None
+    value: float | None
+    parts: Mapping[str, float]
+    labels: tuple[Mapping[str, object], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePage:
+    """Some pending rows, those worth most first, of so many in all."""
+
+    total: int
+    rows: tuple[QueuedRow, ...]
+
+
+def read_queue(conn: Connection, org_id: OrgId | None, *, limit: int, offset: int) -> QueuePage:
+    """The review queue by expected value; `org_id` None means every org."""
+    found = conn.execute(QUEUE, {"org_id": org_id, "limit": limit, "offset": offset}).all()
+    rows = tuple(
+        QueuedRow(
+            OrgId(row.org_id), row.id, row.category, row.is_sensitive_flagged, row.score, row.value,
+            row.parts or {}, tuple(row.labels),
+        )
+        for row in found
+    )  # fmt: skip
+    return QueuePage(found[0].total if found else 0, rows)

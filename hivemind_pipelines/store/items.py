@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import numpy as np
@@ -291,7 +291,15 @@ def read_vectors(
 ) -> tuple[list[ItemId], Vectors]:
     """Usable vectors of pool items in id order, scaled to unit length; shape (n, 384)."""
     wanted = None if ids is None else [str(item_id) for item_id in ids]
-    with raw_cursor(conn) as cursor, cursor.copy(COPY_VECTORS, {"org_id": org_id, "ids": wanted}) as copy:
+    found, vectors = copied_vectors(conn, COPY_VECTORS, {"org_id": org_id, "ids": wanted})
+    return [ItemId(item_id) for item_id in found], vectors
+
+
+def copied_vectors(
+    conn: Connection, statement: LiteralString, parameters: Mapping[str, object]
+) -> tuple[list[UUID], Vectors]:
+    """Usable vectors by a binary COPY of rows (id, vector), none of them NULL, scaled to unit length."""
+    with raw_cursor(conn) as cursor, cursor.copy(statement, dict(parameters)) as copy:
         buffer = b"".join(copy)
     count = (len(buffer) - _COPY_HEADER_BYTES - _COPY_TRAILER_BYTES) // _COPY_ROW.itemsize
     rows = np.frombuffer(buffer, dtype=_COPY_ROW, count=count, offset=_COPY_HEADER_BYTES)
@@ -299,7 +307,7 @@ def read_vectors(
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
     usable = np.isfinite(norms) & (norms > _NORM_MIN) & (norms < _NORM_MAX)
     unit = (vectors[usable] / norms[usable, None]).astype(np.float32)
-    return [ItemId(UUID(bytes=raw.tobytes())) for raw in rows["id"][usable]], unit
+    return [UUID(bytes=raw.tobytes()) for raw in rows["id"][usable]], unit
 
 
 MATCH_INPUTS = text("""

@@ -455,8 +455,59 @@ prescreens = _own(
     _needed("score", Double),
     _needed("is_low_quality", Boolean),
     _needed("stamp", Text),
+    _optional("document", JSONB),
+    _optional("value", Double),
+    _optional("parts", JSONB),
+    _needed("is_marked", Boolean, "false"),
+    _needed("label_stamp", Text, "''"),
     PrimaryKeyConstraint("org_id", "pending_id"),
     CheckConstraint("score BETWEEN 0 AND 1"),
+)
+
+pending_features = _own(
+    "pending_features",
+    _org(),
+    _needed("pending_id", Uuid),
+    _needed("content_hash", HASH),
+    _needed("class_key", LargeBinary),
+    _needed("signature", LargeBinary),
+    _optional("embedding", Vector(EMBEDDING_DIMENSION)),
+    _needed("findings", JSONB),
+    _needed("stamp", Text),
+    _needed("text_stamp", Text),
+    PrimaryKeyConstraint("org_id", "pending_id"),
+    CheckConstraint("octet_length(class_key) = 32"),
+)
+
+pending_matches = _own(
+    "pending_matches",
+    _org(),
+    _needed("pending_id", Uuid),
+    _needed("other_id", Uuid),
+    _needed("other_kind", Text),
+    _needed("pending_hash", HASH),
+    _needed("other_hash", HASH),
+    _needed("similarity", Double),
+    _needed("probability", Double),
+    _needed("decision", Text),
+    _needed("reason", Text),
+    _optional("conflict", Text),
+    _needed("is_held", Boolean),
+    PrimaryKeyConstraint("org_id", "pending_id", "other_id"),
+    CheckConstraint("other_kind IN ('item', 'pending')"),
+    CheckConstraint("probability BETWEEN 0 AND 1"),
+    CheckConstraint("decision IN ('duplicate', 'possible', 'distinct')"),
+    _refers("org_id pending_id", "pending_features", ondelete="CASCADE"),
+    Index("pending_matches_other", "org_id", "other_id"),
+)
+
+screened_items = _own(
+    "screened_items",
+    _org(),
+    _needed("item_id", Uuid),
+    _needed("content_hash", HASH),
+    _needed("stamp", Text),
+    PrimaryKeyConstraint("org_id", "item_id"),
 )
 
 quality_inputs = _own(

@@ -1,5 +1,6 @@
 """Undo: finding the ledger rows of what is to be undone, how things stand, and turning them back."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -21,6 +22,7 @@ from hivemind_pipelines.core.undo import (
     DecideCase,
     Effect,
     ItemState,
+    LabelState,
     MergeAgain,
     MergeTarget,
     PairKey,
@@ -37,7 +39,7 @@ from hivemind_pipelines.core.undo import (
 )
 from hivemind_pipelines.store import derivations, pairs, reviews
 from hivemind_pipelines.store.connection import wait_lock
-from hivemind_pipelines.store.contributions import LOCK_PENDING
+from hivemind_pipelines.store.contributions import LOCK_PENDING, OUR_KEYS, OUR_TAGS
 from hivemind_pipelines.store.derivations import LIVE_SOURCE
 from hivemind_pipelines.store.ledger import Entry
 from hivemind_pipelines.store.pairs import LOCK_ITEMS
@@ -211,7 +213,7 @@ CASES = text("""
 """)
 
 LABELLED = text("""
-    SELECT p.id, s.is_low_quality FROM public.pending_contributions p
+    SELECT p.id, s.is_low_quality, s.document FROM public.pending_contributions p
     JOIN distillation.prescreens s ON s.org_id = p.org_id AND s.pending_id = p.id
         AND s.content_hash = p.content_hash
     WHERE p.org_id = :org_id AND p.id = ANY(CAST(:ids AS uuid[]))
@@ -250,7 +252,7 @@ def read_standing(
             CaseId(row.pop("case_id")): CaseState(**row)
             for row in read(CASES, _subjects(effects, CASE_CHANGES))
         },
-        labels={PendingId(row["id"]): row["is_low_quality"] for row in read(LABELLED, pending)},
+        labels={PendingId(row.pop("id")): LabelState(**row) for row in read(LABELLED, pending)},
         verdicts={_key(row): VerdictState(**row) for row in read(VERDICTS, sorted({*involved, *placed}))},
     )
 
@@ -311,34 +313,39 @@ REVIVE = text("""
     FROM revived r WHERE s.org_id = :org_id AND s.summary_id = r.id
 """)
 
-# Our two keys alone; when nothing else is left, tags that were NULL before us are NULL again.
-RELABEL = text("""
+# Our keys alone; when nothing else is left, tags that were NULL before us are NULL again.
+RELABEL = text(f"""
     WITH wanted AS (
         SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:lows AS boolean[]), CAST(:scores AS float8[]),
-                             CAST(:kinds AS text[])) AS n (pending_id, is_low, score, tags_kind)
+                             CAST(:kinds AS text[]), CAST(:documents AS jsonb[]))
+            AS n (pending_id, is_low, score, tags_kind, document)
     ), valid AS (
-        SELECT w.*, CASE WHEN jsonb_typeof(p.tags) = 'object'
-                         THEN p.tags - 'low_quality_prescreened' - 'preliminary_quality_score' END AS bare,
+        SELECT w.*, CASE WHEN jsonb_typeof(p.tags) = 'object' THEN p.tags {OUR_KEYS} END AS bare,
                CASE WHEN p.tags IS NULL THEN 'sql_null' WHEN jsonb_typeof(p.tags) = 'null' THEN 'json_null'
                     ELSE 'object' END AS kind_now
         FROM wanted w JOIN public.pending_contributions p ON p.org_id = :org_id AND p.id = w.pending_id
-        WHERE p.tags IS NULL OR jsonb_typeof(p.tags) = 'object' OR (w.is_low AND jsonb_typeof(p.tags) = 'null')
+        WHERE p.tags IS NULL OR jsonb_typeof(p.tags) = 'object'
+           OR ((w.is_low OR w.document IS NOT NULL) AND jsonb_typeof(p.tags) = 'null')
     ), tagged AS (
         UPDATE public.pending_contributions p
         SET tags = CASE
-            WHEN v.is_low THEN COALESCE(NULLIF(p.tags, 'null'::jsonb), '{}'::jsonb)
-                || jsonb_build_object('low_quality_prescreened', true, 'preliminary_quality_score', v.score)
-            WHEN v.bare = '{}'::jsonb AND v.tags_kind = 'sql_null' THEN NULL
-            WHEN v.bare = '{}'::jsonb AND v.tags_kind = 'json_null' THEN 'null'::jsonb
+            WHEN v.is_low OR v.document IS NOT NULL THEN COALESCE(v.bare, '{{}}'::jsonb)
+                || {OUR_TAGS.format(low="v.is_low", score="v.score", document="v.document")}
+            WHEN v.bare = '{{}}'::jsonb AND v.tags_kind = 'sql_null' THEN NULL
+            WHEN v.bare = '{{}}'::jsonb AND v.tags_kind = 'json_null' THEN 'null'::jsonb
             ELSE v.bare END
         FROM valid v WHERE p.org_id = :org_id AND p.id = v.pending_id
     ), remembered AS (
-        UPDATE distillation.prescreens s SET is_low_quality = w.is_low, score = w.score
+        UPDATE distillation.prescreens s
+        SET is_low_quality = w.is_low, score = w.score, document = w.document
         FROM wanted w WHERE s.org_id = :org_id AND s.pending_id = w.pending_id
     )
-    SELECT w.pending_id, w.is_low, w.score, COALESCE(v.kind_now, 'other') AS kind_now
-    FROM wanted w LEFT JOIN valid v ON v.pending_id = w.pending_id ORDER BY w.pending_id
-""")
+    SELECT w.pending_id, w.is_low, w.score, w.document, s.is_low_quality AS was_low,
+           s.document AS document_before, COALESCE(v.kind_now, 'other') AS kind_now
+    FROM wanted w
+    JOIN distillation.prescreens s ON s.org_id = :org_id AND s.pending_id = w.pending_id
+    LEFT JOIN valid v ON v.pending_id = w.pending_id ORDER BY w.pending_id
+""").columns(document=JSONB, document_before=JSONB)
 
 # Compared once more in place: between two scores of the same run only ours is put back.
 RESCORE = text("""
@@ -445,13 +452,19 @@ def _relabel(conn: Connection, org_id: OrgId, plan: Sequence[Relabel]) -> tuple[
         "lows": [change.is_low_quality for change in plan],
         "scores": [change.score for change in plan],
         "kinds": [change.tags_kind for change in plan],
+        "documents": [None if one.document is None else json.dumps(dict(one.document)) for one in plan],
     }
     return tuple(
         Entry(
-            "flag" if row.is_low else "unflag",
+            "flag" if row.is_low or row.document is not None else "unflag",
             row.pending_id,
-            {"low_quality": not row.is_low, "score": row.score, "tags": row.kind_now},
-            {"low_quality": row.is_low, "score": row.score},
+            {
+                "low_quality": row.was_low,
+                "score": row.score,
+                "tags": row.kind_now,
+                "prescreen": row.document_before,
+            },
+            {"low_quality": row.is_low, "score": row.score, "prescreen": row.document},
         )
         for row in conn.execute(RELABEL, parameters)
     )

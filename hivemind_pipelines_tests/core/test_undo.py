@@ -15,6 +15,7 @@ from hivemind_pipelines.core.undo import (
     DecideCase,
     Effect,
     ItemState,
+    LabelState,
     MergeAgain,
     Part,
     Relabel,
@@ -232,10 +233,22 @@ def test_labels_scores_and_embeddings_are_undone_left_or_as_before() -> None:
     }
     found = plan(
         *flags, *scores, Effect("embed", A, {"embedding": None}, {"embedding": "m"}),
-        labels={row: True, other: False}, items=items,
+        labels={row: LabelState(is_low_quality=True), other: LabelState()}, items=items,
     )  # fmt: skip
     assert found.changes == (Relabel(row, False, 0.1, "sql_null"), Rescore(A, 0.25, 0.5))
     assert (found.as_before, found.left, found.refusals) == (2, 3, ())
+
+
+def test_a_label_that_a_later_run_changed_stays_and_the_rest_goes_back() -> None:
+    row, short, near = PendingId(UUID(int=11)), {"labels": ["short"]}, {"labels": ["near"]}
+    before = {"low_quality": False, "score": None, "tags": "sql_null", "prescreen": None}
+    after = {"low_quality": True, "score": 0.1, "prescreen": short}
+    found = plan(Effect("flag", row, before, after), labels={row: LabelState(True, short)})
+    assert found.changes == (Relabel(row, False, 0.1, "sql_null", None),)
+    found = plan(Effect("flag", row, before, after), labels={row: LabelState(True, near)})
+    assert found.changes == (Relabel(row, False, 0.1, "sql_null", near),)
+    found = plan(Effect("flag", row, before, after), labels={row: LabelState(False, near)})
+    assert (found.changes, found.left) == ((), 1)
 
 
 @pytest.mark.parametrize("change", ["lose", "restore", "import_merge", "import_derivation", "something_new"])

@@ -34,10 +34,13 @@ def _observe(instance: DagsterInstance, policy: DistillationPolicy) -> None:
 @pytest.mark.parametrize(
     ("change", "stale"),
     [
-        ({"matching": {"duplicate_min": 0.97}}, {"item_features", "duplicate_pairs", "duplicate_merges"}),
-        ({"contradiction": {"cosine_min": 0.7}}, {"contradiction_cases"}),
+        (
+            {"matching": {"duplicate_min": 0.97}},
+            {"item_features", "duplicate_pairs", "duplicate_merges", "prescreened_contributions"},
+        ),
+        ({"contradiction": {"cosine_min": 0.7}}, {"contradiction_cases", "prescreened_contributions"}),
         ({"topics": {"size_max": 10}}, {"topic_clusters", "cluster_summaries"}),
-        ({"pii": {"score_threshold": 0.6}}, {"cluster_summaries"}),
+        ({"pii": {"score_threshold": 0.6}}, {"cluster_summaries", "prescreened_contributions"}),
         ({"prescreen": {"low_quality_below": 0.3}}, {"prescreened_contributions"}),
         ({"gate": {"volume_threshold": 10}, "safety": {"llm_usd_per_day_max": 1.0}}, set()),
     ],

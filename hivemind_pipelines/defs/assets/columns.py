@@ -96,6 +96,19 @@ PRESCREENS = (
     ("content_hash", "varchar(64)", "hash of the content that was scored"),
     ("score", "double precision", "preliminary quality in [0, 1]"),
     ("is_low_quality", "boolean", "below `prescreen.low_quality_below`; a label, the row stays queued"),
+    (
+        "document",
+        "jsonb",
+        "the same as `tags.prescreen`: labels with ids, numbers and codes; empty without any",
+    ),
+    ("value", "double precision", "what a look is worth, the product of `parts`; the queue is sorted by it"),
+    (
+        "parts",
+        "jsonb",
+        "quality, sense (1 - noise), novelty (1 - nearest duplicate) and care, each in [0, 1]",
+    ),
+    ("is_marked", "boolean", "we set `is_sensitive_flagged`, which `prescreen.flag_sensitive` asks for"),
+    ("label_stamp", "text", "policy, models and scanner the labels depend on"),
     ("stamp", "text", "quality fingerprint"),
 )
 

@@ -190,13 +190,18 @@ def cluster_summaries(
 @_org_asset(
     PrescreenReceipt,
     group="review_queue",
-    kinds={"python"},
+    kinds={"onnx"},
     schema=columns.PRESCREENS,
-    policies=["quality"],
+    policies=["quality", "matching", "contradiction", "pii"],
     description=(
-        "A row is a pending contribution with its preliminary score: the quality formula without any "
-        "behaviour, from confidence alone. Below `prescreen.low_quality_below` it gets the label "
-        "`tags.low_quality_prescreened`; it stays in the queue, the decision is the reviewer's."
+        "A row is a pending contribution with its preliminary score (the quality formula without any "
+        "behaviour, from confidence alone), its labels and what a look at it is worth. Below "
+        "`prescreen.low_quality_below` it gets `tags.low_quality_prescreened`. Labels stand under "
+        "`tags.prescreen`: near-duplicate of a live item or of another pending row, contradiction of a live "
+        "item, secrets and personal data by type, planted instructions, gibberish, spam, too short. A label "
+        "goes when it no longer holds. Value = quality x sense x novelty x care, each in [0, 1]; "
+        "`hivemind-pipelines review list` sorts the queue by it. The row stays in the queue, the decision is "
+        "the reviewer's."
     ),
 )
 def prescreened_contributions(
