@@ -100,7 +100,7 @@ def _copy(row: residue.PublicRow, close: dict[str, float]) -> Copy:
     return Copy(row.table, row.org_id, str(row.id), row.state, row.contributor, of, share)
 
 
-def scrub(places: Places, finder: Finder, org_id: OrgId, reports: Path) -> dict[str, int]:
+def scrub(places: Places, finder: Finder, org_id: OrgId, reports: Path) -> Counter[str]:
     """Take out what may be taken out anywhere: what signals of the org say, and reports that quote."""
     ids = [
         signal_id
@@ -113,8 +113,7 @@ def scrub(places: Places, finder: Finder, org_id: OrgId, reports: Path) -> dict[
     quoting = [file for file in _files([reports]) if _hits_in_file(file, finder)]
     for file in quoting:
         file.unlink(missing_ok=True)
-    counts = {"public.quality_signals": len(ids), "reports": len(quoting)}
-    return {place: count for place, count in counts.items() if count}
+    return +Counter({"public.quality_signals": len(ids), "reports": len(quoting)})
 
 
 def scan(places: Places, needles: Needles, key: bytes) -> Scan:

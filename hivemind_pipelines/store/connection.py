@@ -233,6 +233,8 @@ def _use_trouble(address: URL, error: BaseException | None) -> str | None:
             return f"the role of the database URL lacks a right on database {database!r}: {error}"
         case errors.LockNotAvailable():
             return f"gave up waiting for a lock that another session holds on database {database!r}"
+        case errors.DeadlockDetected():
+            return f"two sessions waited for each other on database {database!r}; nothing was done, try again"
         case errors.QueryCanceled():
             return f"a statement on database {database!r} was stopped: {error}"
         case errors.AdminShutdown() | errors.CrashShutdown() | errors.CannotConnectNow():

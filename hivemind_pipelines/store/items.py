@@ -162,25 +162,27 @@ REGISTER = text("""
     ON CONFLICT DO NOTHING
 """)
 
+# Before anything of ours is written about them, in the order in which an erasure takes them: a text that
+# is being erased beside us must not leave its features behind.
+HOLD_TEXTS = text("""
+    SELECT k.id FROM public.knowledge_items k
+    WHERE k.org_id = :org_id AND k.id = ANY(CAST(:ids AS uuid[]))
+    ORDER BY k.id FOR KEY SHARE
+""")
+
 # Joined to the registry: an item that is no original of this org, or whose text changed, stores nothing.
-# The rows are locked first: a text that is being erased beside us must not leave its features behind.
 UPSERT_FEATURES = text(f"""
-    WITH present AS (
-        SELECT k.id, k.content_hash, k.embedding IS NULL AS lacks_embedding, k.framework, k.language, k.version
-        FROM public.knowledge_items k
-        WHERE k.org_id = :org_id AND k.id = ANY(CAST(:ids AS uuid[]))
-        ORDER BY k.id FOR KEY SHARE
-    )
     INSERT INTO distillation.item_features AS f
         (org_id, item_id, content_hash, scope_hash, class_key, signature, discriminators, embedding, stamp)
     SELECT r.org_id, r.item_id, n.content_hash, {SCOPE_HASH}, n.class_key, n.signature, n.discriminators,
-           CASE WHEN k.lacks_embedding THEN CAST(n.embedding AS vector) END, :stamp
+           CASE WHEN k.embedding IS NULL THEN CAST(n.embedding AS vector) END, :stamp
     FROM unnest(CAST(:ids AS uuid[]), CAST(:hashes AS text[]), CAST(:class_keys AS bytea[]),
                 CAST(:signatures AS bytea[]), CAST(:discriminators AS jsonb[]), CAST(:embeddings AS text[]))
          AS n (item_id, content_hash, class_key, signature, discriminators, embedding)
     JOIN distillation.registered_items r
         ON r.org_id = :org_id AND r.item_id = n.item_id AND r.kind = 'original'
-    JOIN present k ON k.id = r.item_id AND k.content_hash = n.content_hash
+    JOIN public.knowledge_items k
+        ON k.org_id = r.org_id AND k.id = r.item_id AND k.content_hash = n.content_hash
     ORDER BY r.item_id
     ON CONFLICT (org_id, item_id) DO UPDATE SET
         content_hash = EXCLUDED.content_hash, scope_hash = EXCLUDED.scope_hash,
@@ -200,6 +202,7 @@ def store_features(conn: Connection, org_id: OrgId, change: StoreFeatures, *, st
     """Cache features and, beside them, vectors not yet published; returns the rows stored."""
     features = change.features
     ids = [feature.item_id for feature in features]
+    conn.execute(HOLD_TEXTS, {"org_id": org_id, "ids": ids})
     register_originals(conn, org_id, ids)
     parameters = {
         "org_id": org_id,

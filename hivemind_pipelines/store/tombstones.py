@@ -129,9 +129,18 @@ class Standing:
     state: str
 
 
+# Features before what refers to them, as whoever compares pairs beside us takes them.
+LOCK_FEATURES = text("""
+    SELECT f.item_id FROM distillation.item_features f
+    WHERE f.org_id = :org_id AND f.item_id = ANY(CAST(:ids AS uuid[]))
+    ORDER BY f.item_id FOR UPDATE
+""")
+
+
 def lock_texts(conn: Connection, org_id: OrgId, ids: Iterable[ItemId]) -> tuple[Standing, ...]:
-    """The rows of the org that are there, nobody else's until the commit."""
-    rows = conn.execute(LOCK_TEXTS, {"org_id": org_id, "ids": sorted(ids)})
+    """The rows of the org that are there, with their features nobody else's until the commit."""
+    rows = conn.execute(LOCK_TEXTS, {"org_id": org_id, "ids": sorted(ids)}).all()
+    conn.execute(LOCK_FEATURES, {"org_id": org_id, "ids": sorted(ids)})
     return tuple(
         Standing(
             ItemId(row.id), row.content, row.content_hash, row.source_agent_id, row.vector_digest, row.state
