@@ -330,6 +330,7 @@ class LlmRequest:
     user: str
     schema: dict[str, object] = field(hash=False)
     max_output_tokens: int
+    attempts_max: int = 3
 
 
 @dataclass(frozen=True, slots=True)

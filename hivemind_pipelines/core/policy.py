@@ -170,6 +170,13 @@ class QualityPolicy(Section):
         return self
 
 
+class ModelPrice(Section):
+    """US dollars per million tokens."""
+
+    input: Money
+    output: Money
+
+
 class SafetyPolicy(Section):
     """Breakers and budgets; never part of a stamp, so changing them makes nothing stale."""
 
@@ -183,22 +190,44 @@ class SafetyPolicy(Section):
     llm_calls_per_day_max: Annotated[int, Field(ge=0, le=10_000_000)] = 2_000
     llm_usd_per_run_max: Money = 5.0
     llm_usd_per_day_max: Money = 50.0
-    #: US dollars per million input and output tokens of the configured model.
+    #: Prices by the beginning of a model's name, the longest that fits; list prices of the vendor.
+    llm_prices: dict[str, ModelPrice] = Field(
+        default_factory=lambda: {
+            "claude-haiku": ModelPrice(input=1.0, output=5.0),
+            "claude-sonnet": ModelPrice(input=3.0, output=15.0),
+            "claude-opus": ModelPrice(input=15.0, output=75.0),
+        }
+    )
+    #: US dollars per million input and output tokens of a model that is not in the table.
     llm_usd_per_mtok_input: Money = 3.0
     llm_usd_per_mtok_output: Money = 15.0
     llm_prompt_characters_max: Annotated[int, Field(ge=1_000, le=1_000_000)] = 60_000
     llm_concurrency: Annotated[int, Field(ge=1, le=32)] = 4
     llm_lease: timedelta = timedelta(minutes=5)
     llm_call_timeout: timedelta = timedelta(seconds=60)
+    #: No call begins later than this after the first of its stage; the rest stays due.
+    llm_stage_timeout: timedelta = timedelta(minutes=20)
     llm_backoff: timedelta = timedelta(minutes=30)
 
     @model_validator(mode="after")
     def _lease(self) -> Self:
         if self.llm_call_timeout <= timedelta(0):
             raise ValueError("llm_call_timeout must be positive")
-        if self.llm_lease <= self.llm_call_timeout:
-            raise ValueError("llm_lease must be longer than llm_call_timeout")
+        if self.llm_lease < 2 * self.llm_call_timeout:
+            raise ValueError("llm_lease must cover two calls of llm_call_timeout: an answer and its retry")
+        if self.llm_stage_timeout <= timedelta(0):
+            raise ValueError("llm_stage_timeout must be positive")
         return self
+
+    def for_model(self, model: str) -> Self:
+        """The section with the model's own price in place of the general one."""
+        named = [prefix for prefix in self.llm_prices if model.startswith(prefix)]
+        if not named:
+            return self
+        price = self.llm_prices[max(named, key=len)]
+        return self.model_copy(
+            update={"llm_usd_per_mtok_input": price.input, "llm_usd_per_mtok_output": price.output}
+        )
 
 
 class OrgOverride(Section):

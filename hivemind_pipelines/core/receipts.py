@@ -94,6 +94,9 @@ class SummariesReceipt(Receipt):
     llm_calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    #: Before the first call: one a topic, and what they cost at most.
+    forecast_calls: int = 0
+    forecast_usd: float = 0.0
     #: What the PII gate replaced by placeholders in published texts, by type.
     redacted: dict[str, int] = {}
 

@@ -65,6 +65,16 @@ class Budget:
     day: Spend = Spend()
     reserved: Spend = Spend()
 
+    def grant(self, request: LlmRequest) -> LlmRequest | OutOfBudget:
+        """The request with the attempts it may take: near the end of the budget, one for each thread's call."""
+        refusal = self.reserve(request)
+        if isinstance(refusal, OutOfBudget):
+            return refusal
+        once, threads = self.worst_case(request).usd, self.policy.llm_concurrency
+        affordable = math.floor(self.usd_left() / once) if once else self.calls_left()
+        share = min(self.calls_left(), affordable) // threads
+        return replace(request, attempts_max=max(1, min(request.attempts_max, share)))
+
     def reserve(self, request: LlmRequest) -> Self | OutOfBudget:
         """Hold one call and its worst cost; `settle` gives back what it did not cost."""
         policy, worst = self.policy, self.worst_case(request)

@@ -67,6 +67,8 @@ KEYS: dict[str, str] = {
     "skipped": "topics left due: no key, no budget, a failed call or another run's claim",
     "input_tokens": "tokens sent to the language model",
     "output_tokens": "tokens received from the language model",
+    "forecast_calls": "calls that writing every missing summary takes, counted before the first",
+    "forecast_usd": "what those calls cost at most, in US dollars",
     "screened": "pending contributions scored and labelled",
     "flagged": "pending contributions newly marked as low quality",
     "cleared": "marks of low quality removed",
@@ -114,6 +116,11 @@ def receipt_metadata(receipt: Receipt) -> Metadata:
     metadata |= {name: MetadataValue.int(count) for name, count in receipt.counts().items()}
     metadata |= {name: MetadataValue.json(value) for name, value in receipt if isinstance(value, dict)}
     metadata |= {name: MetadataValue.float(share) for name, share in _ratios(receipt).items()}
+    metadata |= {
+        name: MetadataValue.float(round(value, 4))
+        for name, value in receipt
+        if isinstance(value, float) and name != "seconds"
+    }
     metadata["seconds"] = MetadataValue.float(round(receipt.seconds, 3))
     return metadata
 

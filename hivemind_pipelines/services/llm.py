@@ -96,13 +96,14 @@ class ClaudeLlm:
 
     def _try_until(self, deadline: float, request: LlmRequest, tls: "ssl.SSLContext") -> LlmOutcome:
         spent = _NO_ATTEMPT
-        for number in range(1, self._limits.attempts_max + 1):
+        attempts_max = min(self._limits.attempts_max, request.attempts_max)
+        for number in range(1, attempts_max + 1):
             reply = self._attempt(request, tls, deadline)
             spent = _add(spent, reply.usage)
             if reply.data is not None:
                 return LlmAnswer(reply.data, spent)
             wait_s = self._wait(number, reply.retry_after_s)
-            is_last = number == self._limits.attempts_max or time.monotonic() + wait_s >= deadline
+            is_last = number == attempts_max or time.monotonic() + wait_s >= deadline
             if is_last or not reply.is_transient or self._breaker.is_open:
                 break
             self._sleep(wait_s)

@@ -5,6 +5,7 @@ from datetime import datetime, time, timedelta
 from uuid import UUID, uuid4
 
 from hivemind_pipelines.stages.context import StageContext
+from hivemind_pipelines.stages.spending import STAGE_DEADLINE
 from hivemind_pipelines.store import jobs
 
 #: Doubling of the backoff stops here: 30 minutes become 32 hours.
@@ -26,9 +27,9 @@ class Claim:
     def release(self, reason: str) -> None:
         """Give the job back; when it is due again depends on the reason.
 
-        Out of budget is no failure: it waits for the budget and its attempts are not counted.
+        Without a call nothing has failed: the attempts are not counted.
         """
-        is_failure = not reason.startswith("budget_")
+        is_failure = not reason.startswith("budget_") and reason not in (STAGE_DEADLINE, "circuit_open")
         with self.ctx.store.begin() as conn:
             jobs.release_job(
                 conn, self.ctx.org_id, self.fingerprint, claim=self.claim_id, reason=reason,
@@ -42,7 +43,7 @@ class Claim:
             return now + NEVER
         if reason.endswith("_per_day"):
             return datetime.combine(now.date() + timedelta(days=1), time(), now.tzinfo)
-        if reason.startswith("budget_"):
+        if reason.startswith("budget_") or reason == STAGE_DEADLINE:
             return now + policy.gate.min_interval
         doublings = min(self.attempts - 1, BACKOFF_DOUBLINGS_MAX)
         backoff: timedelta = policy.safety.llm_backoff * 2**doublings

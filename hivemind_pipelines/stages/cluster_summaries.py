@@ -8,13 +8,15 @@ from dataclasses import replace
 from hivemind_pipelines.core import safety
 from hivemind_pipelines.core.changes import Refusal, Retire, Revive
 from hivemind_pipelines.core.model import ItemId, TopicCluster
+from hivemind_pipelines.core.planning import LlmForecast
 from hivemind_pipelines.core.receipts import SummariesReceipt
 from hivemind_pipelines.core.upkeep import PII_FOUND, Upkeep, Writing, plan_upkeep
 from hivemind_pipelines.services.pii import Redacted, ScanFailed
 from hivemind_pipelines.stages import claims, summary_writing
 from hivemind_pipelines.stages.claims import Claim
 from hivemind_pipelines.stages.context import StageContext
-from hivemind_pipelines.stages.spending import Purse, open_purse
+from hivemind_pipelines.stages.forecasting import writing_forecast
+from hivemind_pipelines.stages.spending import Purse, open_purse, read_budget
 from hivemind_pipelines.stages.summary_writing import Written
 from hivemind_pipelines.store import derivations, items, jobs, ledger, topics
 from hivemind_pipelines.store.connection import try_lock
@@ -30,6 +32,7 @@ def run(ctx: StageContext) -> SummariesReceipt:
             jobs.release_expired(conn, ctx.org_id, now=ctx.clock())
     upkeep, writable = _read(ctx)
     held_back = len(upkeep.write) - len(writable)
+    forecast = writing_forecast(ctx, writable, read_budget(ctx)) if writable else LlmForecast()
     reason = "waiting" if _can_write(ctx) else "no_key"
     receipt = SummariesReceipt(
         run_id=ctx.run_id,
@@ -39,12 +42,14 @@ def run(ctx: StageContext) -> SummariesReceipt:
         retired=len(upkeep.retire),
         revived=len(upkeep.revive),
         skipped=held_back,
+        forecast_calls=forecast.calls,
+        forecast_usd=forecast.usd,
         note=f"{reason}: {held_back}" if held_back else "",
     )
     if not upkeep:
         return receipt
     if ctx.dry_run:
-        return _forecast(ctx, receipt, writable)
+        return _forecast(receipt, writable)
     refusal = _refusal(ctx, upkeep)
     if refusal is not None and not ctx.allow_mass_change:
         return receipt.model_copy(
@@ -93,8 +98,8 @@ def _refusal(ctx: StageContext, upkeep: Upkeep) -> Refusal | None:
     return safety.mass_change(chosen, live, ctx.policy.safety)
 
 
-def _forecast(ctx: StageContext, receipt: SummariesReceipt, writable: Sequence[Writing]) -> SummariesReceipt:
-    calls = len(writable) if ctx.policy.summary.method == "llm" else 0
+def _forecast(receipt: SummariesReceipt, writable: Sequence[Writing]) -> SummariesReceipt:
+    calls = receipt.forecast_calls
     return receipt.model_copy(
         update={
             "published": len(writable),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import uuid4
 
-from hivemind_pipelines.core import clustering, matching, planning, quality, safety, summarization
+from hivemind_pipelines.core import clustering, matching, planning, quality, safety
 from hivemind_pipelines.core.changes import (
     DissolveTopic,
     KeepCase,
@@ -28,7 +28,6 @@ from hivemind_pipelines.core.model import (
     OrgId,
     RunId,
     Scope,
-    SourceText,
     Stage,
     TopicCluster,
 )
@@ -45,8 +44,8 @@ from hivemind_pipelines.core.planning import (
 )
 from hivemind_pipelines.core.policy import SECTION_GROUPS, DistillationPolicy, SectionGroup
 from hivemind_pipelines.core.review import PairVerdict
-from hivemind_pipelines.core.safety import Budget, Spend
-from hivemind_pipelines.core.upkeep import StandingSummary, Upkeep, Writing, plan_upkeep
+from hivemind_pipelines.core.safety import Budget
+from hivemind_pipelines.core.upkeep import StandingSummary, Upkeep, plan_upkeep
 from hivemind_pipelines.stages import (
     backlog,
     contradiction_cases,
@@ -56,7 +55,9 @@ from hivemind_pipelines.stages import (
 )
 from hivemind_pipelines.stages.backlog import ModelStamps
 from hivemind_pipelines.stages.context import Services, StageContext
-from hivemind_pipelines.store import derivations, items, reviews, scores, spend, topics
+from hivemind_pipelines.stages.forecasting import read_lengths, writing_forecast
+from hivemind_pipelines.stages.spending import read_budget
+from hivemind_pipelines.store import derivations, items, reviews, scores, topics
 from hivemind_pipelines.store import planning as stored
 from hivemind_pipelines.store.connection import Store
 from hivemind_pipelines.store.items import TopicCandidate
@@ -118,7 +119,7 @@ def plan(
 
 def _plan_org(ctx: StageContext, in_force: DistillationPolicy, due: Mapping[Stage, int]) -> OrgPlan:
     """The sections in the order of a run, each on what those before it planned."""
-    budget = _budget(ctx)
+    budget = read_budget(ctx)
     matched, merging, confirming = _matching(ctx, in_force, budget)
     cases, conflicting = _cases(ctx)
     placed, placing = _topics(ctx)
@@ -139,12 +140,6 @@ def _plan_org(ctx: StageContext, in_force: DistillationPolicy, due: Mapping[Stag
             (*planning.merge_effects(merging), *conflicting, *placing, *publishing, *scoring)
         ),
     )
-
-
-def _budget(ctx: StageContext) -> Budget:
-    with ctx.store.read() as conn:
-        spent = spend.read_spent(conn, ctx.org_id, ctx.run_id, now=ctx.as_of)
-    return Budget(ctx.policy.safety, day=Spend(spent.day_calls, spent.day_usd))
 
 
 def _matching(
@@ -227,19 +222,11 @@ def _confirming(
         ),
         key=lambda pair: (-pair.decided.probability, pair.a_id, pair.b_id),
     )
-    lengths = _lengths(ctx, (item_id for pair in asked for item_id in (pair.a_id, pair.b_id)))
+    lengths = read_lengths(ctx, (item_id for pair in asked for item_id in (pair.a_id, pair.b_id)))
     request = confirmation_request("", "", "-" * 16)
     frame = len(request.system) + len(request.user)
     characters = [frame + lengths.get(pair.a_id, 0) + lengths.get(pair.b_id, 0) for pair in asked]
     return planning.forecast(characters, OUTPUT_TOKENS_MAX, budget)
-
-
-def _lengths(ctx: StageContext, ids: Iterable[ItemId]) -> dict[ItemId, int]:
-    wanted = set(ids)
-    if not wanted:
-        return {}
-    with ctx.store.read() as conn:
-        return stored.read_lengths(conn, ctx.org_id, wanted)
 
 
 def _cases(ctx: StageContext) -> tuple[CaseEffects, list[Effect]]:
@@ -323,7 +310,7 @@ def _summaries(
         retired=len(upkeep.retire),
         rescanned=len(upkeep.rescan),
     )
-    return counted, effects, _writing(ctx, upkeep.write, budget)
+    return counted, effects, writing_forecast(ctx, upkeep.write, budget)
 
 
 def _upkeep(ctx: StageContext, merging: duplicate_merges.Plan) -> Upkeep:
@@ -347,25 +334,6 @@ def _after_merging(
     if not moved or summary.lost_sources or summary.changed_sources:
         return summary
     return replace(summary, live_sources=summary.live_sources + moved)
-
-
-def _writing(ctx: StageContext, writings: Sequence[Writing], budget: Budget) -> LlmForecast:
-    if ctx.policy.summary.method != "llm" or ctx.services.llm is None:
-        return LlmForecast()
-    lengths = _lengths(ctx, (item_id for one in writings for item_id in one.cluster.source_ids))
-    characters = [_prompt_characters(ctx, one.cluster, lengths) for one in writings]
-    return planning.forecast(characters, ctx.policy.summary.output_tokens_max, budget)
-
-
-def _prompt_characters(ctx: StageContext, cluster: TopicCluster, lengths: Mapping[ItemId, int]) -> int:
-    """The request around empty notes, and of each note what is quoted at most."""
-    share = ctx.policy.safety.llm_prompt_characters_max // (len(cluster.source_ids) + 2)
-    empty = [
-        SourceText(number, item_id, "", "") for number, item_id in enumerate(cluster.source_ids, start=1)
-    ]
-    request = summarization.build_request(empty, "0" * 24, ctx.policy.summary)
-    quoted = sum(min(lengths.get(item_id, 0), share) for item_id in cluster.source_ids)
-    return len(request.system) + len(request.user) + quoted
 
 
 def _labels(ctx: StageContext) -> LabelEffects:

@@ -1,4 +1,4 @@
-"""What calls to the model cost, booked per org, run and day."""
+"""What calls to the model cost, reserved before and settled after each, per org, run and day."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,10 +7,21 @@ from sqlalchemy import Connection, text
 
 from hivemind_pipelines.core.model import LlmUsage, OrgId, RunId
 
-SPEND = text("""
+# Two runs of an org must not both see room for the last call.
+LOCK = text("SELECT pg_advisory_xact_lock(hashtext('llm_spend'), hashtext(:org_id))")
+
+RESERVE = text("""
     INSERT INTO distillation.llm_spend
-        (org_id, run_id, purpose, at, calls, input_tokens, output_tokens, usd)
-    VALUES (:org_id, :run_id, :purpose, :at, :calls, :input_tokens, :output_tokens, :usd)
+        (org_id, run_id, purpose, at, calls, input_tokens, output_tokens, usd, is_reserved)
+    VALUES (:org_id, :run_id, :purpose, :at, :calls, 0, 0, :usd, true)
+    RETURNING id
+""")
+
+SETTLE = text("""
+    UPDATE distillation.llm_spend
+    SET calls = :calls, input_tokens = :input_tokens, output_tokens = :output_tokens, usd = :usd,
+        is_reserved = false
+    WHERE org_id = :org_id AND id = :id
 """)
 
 SPENT = text("""
@@ -24,7 +35,7 @@ SPENT = text("""
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Calls and US dollars spent for an org, today and in one run."""
+    """Calls and US dollars spent or reserved for an org, today and in one run."""
 
     day_calls: int
     day_usd: float
@@ -32,19 +43,32 @@ class Spent:
     run_usd: float
 
 
-def record_spend(
-    conn: Connection, org_id: OrgId, run_id: RunId, *, purpose: str, usage: LlmUsage, usd: float, at: datetime
-) -> None:
-    """Book the attempts and tokens of one call, failed ones too."""
+def lock(conn: Connection, org_id: OrgId) -> None:
+    """Let nobody else reserve for the org until the transaction ends."""
+    conn.execute(LOCK, {"org_id": org_id})
+
+
+def reserve(
+    conn: Connection, org_id: OrgId, run_id: RunId, *, purpose: str, calls: int, usd: float, at: datetime
+) -> int:
+    """Book a call at its worst before it is made; returns what to settle it by."""
     parameters = {
-        "org_id": org_id, "run_id": run_id, "purpose": purpose, "at": at, "calls": usage.attempts,
-        "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens, "usd": usd,
+        "org_id": org_id, "run_id": run_id, "purpose": purpose, "at": at, "calls": calls, "usd": usd,
     }  # fmt: skip
-    conn.execute(SPEND, parameters)
+    return int(conn.execute(RESERVE, parameters).scalar_one())
+
+
+def settle(conn: Connection, org_id: OrgId, reservation: int, *, usage: LlmUsage, usd: float) -> None:
+    """Book the attempts and tokens that a reserved call did cost, failed ones too."""
+    parameters = {
+        "org_id": org_id, "id": reservation, "calls": usage.attempts, "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens, "usd": usd,
+    }  # fmt: skip
+    conn.execute(SETTLE, parameters)
 
 
 def read_spent(conn: Connection, org_id: OrgId, run_id: RunId, *, now: datetime) -> Spent:
-    """What the org has spent since midnight UTC, and in this run."""
+    """What the org has spent or reserved since midnight UTC, and in this run."""
     since = now.replace(hour=0, minute=0, second=0, microsecond=0)
     row = conn.execute(SPENT, {"org_id": org_id, "run_id": run_id, "since": since}).one()
     return Spent(int(row.calls), float(row.usd), int(row.run_calls), float(row.run_usd))

@@ -440,6 +440,7 @@ llm_spend = _own(
     _needed("input_tokens", BigInteger),
     _needed("output_tokens", BigInteger),
     _needed("usd", Double),
+    _needed("is_reserved", Boolean, "false"),
     CheckConstraint("calls >= 0"),
     CheckConstraint("input_tokens >= 0"),
     CheckConstraint("output_tokens >= 0"),

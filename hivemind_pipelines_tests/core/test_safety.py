@@ -1,3 +1,4 @@
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from hivemind_pipelines.core.changes import Merge, Refusal, Unmerge
 from hivemind_pipelines.core.model import ItemId, LlmRequest, LlmUsage
-from hivemind_pipelines.core.policy import SafetyPolicy
+from hivemind_pipelines.core.policy import ModelPrice, SafetyPolicy
 from hivemind_pipelines.core.safety import Budget, OutOfBudget, Spend, mass_change
 
 POLICY = SafetyPolicy()
@@ -87,3 +88,16 @@ def test_reservations_never_exceed_the_limit_and_never_go_negative(steps: list[s
         assert budget.reserved.calls == under_way
         assert budget.calls_left() == calls_max - budget.run.calls - under_way
         assert budget.usd_left() >= 0
+
+
+def test_a_model_has_the_price_of_its_longest_name_in_the_table() -> None:
+    table = {"claude": ModelPrice(input=1, output=2), "claude-opus": ModelPrice(input=7, output=8)}
+    policy = SafetyPolicy(llm_prices=table)
+    assert Budget(policy.for_model("claude-opus-9")).cost_usd(1_000_000, 1_000_000) == 15
+    assert Budget(policy.for_model("claude-haiku")).cost_usd(1_000_000, 1_000_000) == 3
+    assert policy.for_model("another") is policy
+
+
+def test_a_lease_covers_an_answer_and_its_retry() -> None:
+    with pytest.raises(ValueError, match="two calls"):
+        SafetyPolicy(llm_lease=timedelta(seconds=100), llm_call_timeout=timedelta(seconds=60))
