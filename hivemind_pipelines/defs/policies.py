@@ -33,7 +33,7 @@ _DECIDES: dict[SectionGroup, str] = {
     "matching": "which items are blocked together, compared and taken for duplicates",
     "contradiction": "how contradiction signals are grouped into cases",
     "summary": "which items form a topic and how its summary is written",
-    "pii": "what the gate in front of every stored generated text looks for",
+    "pii": "what the gate in front of every stored generated text looks for, its rules and models included",
     "quality": "the weights of the quality score and when a pending row counts as low quality",
 }
 
@@ -43,21 +43,34 @@ def policy_key(group: SectionGroup) -> AssetKey:
     return AssetKey(f"{group}_policy")
 
 
-def current_events(policy: DistillationPolicy, groups: Iterable[SectionGroup]) -> list[AssetMaterialization]:
+def data_version(policy: DistillationPolicy, group: SectionGroup, scanner_stamp: str) -> str:
+    """The fingerprint of the group; of pii the scanner's stamp, which covers its rules and models too."""
+    return scanner_stamp if group == "pii" else policy.fingerprint(group)
+
+
+def current_events(
+    policy: DistillationPolicy, groups: Iterable[SectionGroup], scanner_stamp: str
+) -> list[AssetMaterialization]:
     """Materialisations of the policy assets as a sensor may report them, without a run."""
     return [
         AssetMaterialization(
             policy_key(group),
-            metadata=_metadata(policy, group),
-            tags={DATA_VERSION_TAG: policy.fingerprint(group)},
+            metadata=_metadata(policy, group, scanner_stamp),
+            tags={DATA_VERSION_TAG: data_version(policy, group, scanner_stamp)},
         )
         for group in groups
     ]
 
 
-def moved_groups(instance: DagsterInstance, policy: DistillationPolicy) -> list[SectionGroup]:
-    """The section groups whose fingerprint is not the data version that was materialised last."""
-    return [group for group in SECTION_GROUPS if _materialised(instance, group) != policy.fingerprint(group)]
+def moved_groups(
+    instance: DagsterInstance, policy: DistillationPolicy, scanner_stamp: str
+) -> list[SectionGroup]:
+    """The section groups whose current data version is not the one that was materialised last."""
+    return [
+        group
+        for group in SECTION_GROUPS
+        if _materialised(instance, group) != data_version(policy, group, scanner_stamp)
+    ]
 
 
 def _materialised(instance: DagsterInstance, group: SectionGroup) -> str | None:
@@ -66,10 +79,10 @@ def _materialised(instance: DagsterInstance, group: SectionGroup) -> str | None:
     return version.value if version is not None else None
 
 
-def _metadata(policy: DistillationPolicy, group: SectionGroup) -> Metadata:
+def _metadata(policy: DistillationPolicy, group: SectionGroup, scanner_stamp: str) -> Metadata:
     document = {name: getattr(policy, name).model_dump(mode="json") for name in _SECTIONS[group]}
     return {
-        "fingerprint": MetadataValue.text(policy.fingerprint(group)),
+        "fingerprint": MetadataValue.text(data_version(policy, group, scanner_stamp)),
         "policy_version": MetadataValue.text(policy.version),
         "sections": MetadataValue.json(document),
     }
@@ -84,9 +97,9 @@ def _policy_asset(group: SectionGroup) -> AssetsDefinition:
         description=_description(group),
     )
     def policy_section(commons: ResourceParam[Commons]) -> MaterializeResult[None]:
-        policy = commons.policy
-        version = DataVersion(policy.fingerprint(group))
-        return MaterializeResult(metadata=_metadata(policy, group), data_version=version)
+        policy, scanner_stamp = commons.policy, commons.services.scanner.stamp
+        version = DataVersion(data_version(policy, group, scanner_stamp))
+        return MaterializeResult(metadata=_metadata(policy, group, scanner_stamp), data_version=version)
 
     return policy_section
 

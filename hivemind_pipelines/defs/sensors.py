@@ -52,13 +52,15 @@ def _backlog_sensor(status: DefaultSensorStatus) -> SensorDefinition:
         policy, now = commons.current_policy(), datetime.now(UTC)
         for run_id in fail_lost_runs(context.instance, now):
             context.log.warning("run %s lost its process and was reported as failed", run_id)
-        backlogs = backlog.read(commons.current_store(), policy, now, commons.current_models())
+        models = commons.current_models()
+        backlogs = backlog.read(commons.current_store(), policy, now, models)
         requested = distillation_requests(
             context.instance, backlogs, policy, now, cursor=context.cursor or ""
         )
-        moved = policies.moved_groups(context.instance, policy)
+        moved = policies.moved_groups(context.instance, policy, models.scanner)
         known = [reading.org_id for reading in backlogs.orgs]
-        return _result(context, requested, known, policies.current_events(policy, moved))
+        events = policies.current_events(policy, moved, models.scanner)
+        return _result(context, requested, known, events)
 
     return distillation_backlog
 

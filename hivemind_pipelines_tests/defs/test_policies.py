@@ -8,6 +8,8 @@ from dagster._core.loader import LoadingContextForTest
 from hivemind_pipelines.core.model import Stage
 from hivemind_pipelines.core.policy import SECTION_GROUPS, DistillationPolicy
 from hivemind_pipelines.defs.policies import current_events, moved_groups
+from hivemind_pipelines.services import pii
+from hivemind_pipelines.services.pii import GatedScanner
 from hivemind_pipelines.store.connection import Store
 from hivemind_pipelines_tests.builders import insert_item
 from hivemind_pipelines_tests.defs.conftest import Location
@@ -27,7 +29,8 @@ def _stale(here: Location) -> set[str]:
 
 
 def _observe(instance: DagsterInstance, policy: DistillationPolicy) -> None:
-    for event in current_events(policy, moved_groups(instance, policy)):
+    scanner = GatedScanner(policy.pii).stamp
+    for event in current_events(policy, moved_groups(instance, policy, scanner), scanner):
         instance.report_runless_asset_event(event)
 
 
@@ -58,10 +61,24 @@ def test_a_changed_section_makes_exactly_its_dependents_stale(
 
 
 def test_a_materialised_policy_is_no_news(commons_location: Location) -> None:
-    policy = commons_location.commons.policy
-    assert moved_groups(commons_location.instance, policy) == list(SECTION_GROUPS)
+    policy, scanner = commons_location.commons.policy, commons_location.commons.services.scanner.stamp
+    assert moved_groups(commons_location.instance, policy, scanner) == list(SECTION_GROUPS)
     assert commons_location.run("policy").success
-    assert moved_groups(commons_location.instance, policy) == []
+    assert moved_groups(commons_location.instance, policy, scanner) == []
+
+
+def test_a_changed_detector_makes_what_it_scanned_stale_under_the_same_policy(
+    commons_location: Location, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert_item(store, "Do it.")
+    policy = DistillationPolicy.parse(BASE)
+    _observe(commons_location.instance, policy)
+    commons_location.run("distillation", "acme")
+    assert _stale(commons_location) == set()
+    monkeypatch.setattr(pii, "rules_fingerprint", lambda: "one rule more")
+    assert moved_groups(commons_location.instance, policy, GatedScanner(policy.pii).stamp) == ["pii"]
+    _observe(commons_location.instance, policy)
+    assert _stale(commons_location) == {"cluster_summaries", "prescreened_contributions"}
 
 
 def test_a_policy_asset_shows_its_values(commons_location: Location) -> None:
