@@ -58,6 +58,9 @@ def run(ctx: StageContext) -> SummariesReceipt:
     maintained = _maintain(ctx, upkeep)
     if maintained is None:
         return receipt.model_copy(update={"outcome": "busy", "retired": 0, "revived": 0})
+    if maintained["dirty"]:
+        # Their topics have lost their summary: they are written again under the scanner that found it.
+        _, writable = _read(ctx)
     purse = open_purse(ctx)
     outcomes = list(_write_all(ctx, writable, purse))
     return _counted(receipt, maintained, outcomes, purse)
@@ -128,7 +131,11 @@ def _maintain(ctx: StageContext, upkeep: Upkeep) -> Counter[str] | None:
         ledger.record(conn, ctx.org_id, ctx.run_id, entries, stamp=stamp, at=ctx.as_of)
     counts = Counter(entry.change for entry in entries)
     return Counter(
-        retired=counts["retire"], revived=counts["revive"], scan_failed=len(unscanned), scanned=len(clean)
+        retired=counts["retire"],
+        revived=counts["revive"],
+        scan_failed=len(unscanned),
+        scanned=len(clean),
+        dirty=len(dirty),
     )
 
 

@@ -235,7 +235,10 @@ RETIRE = text("""
         UPDATE public.knowledge_items k SET expired_at = :as_of
         FROM wanted w WHERE k.org_id = :org_id AND k.id = w.id AND w.is_live
     ), remembered AS (
-        UPDATE distillation.summaries s SET retired_reason = w.reason
+        -- A text in which the gate found something never comes back: its topic is free for another.
+        UPDATE distillation.summaries s SET retired_reason = w.reason,
+            fingerprint = CASE WHEN w.reason <> 'pii_found' THEN s.fingerprint
+                ELSE encode(sha256(convert_to(s.fingerprint || s.summary_id::text, 'UTF8')), 'hex') END
         FROM wanted w WHERE s.org_id = :org_id AND s.summary_id = w.id
     )
     SELECT id, reason FROM wanted WHERE is_live ORDER BY id
