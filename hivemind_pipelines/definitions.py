@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from dagster import Definitions, in_process_executor
 
-from hivemind_pipelines.defs.assets import distillation, erasure, evaluation, quality
+from hivemind_pipelines.defs.assets import distillation, erasure, evaluation, quality, retro_scan
 from hivemind_pipelines.defs.checks import invariant_checks
 from hivemind_pipelines.defs.io_manager import ReceiptIOManager
 from hivemind_pipelines.defs.jobs import all_jobs
@@ -27,6 +27,7 @@ def build_defs(overrides: Mapping[str, object] | None = None) -> Definitions:
             *distillation.assets,
             quality.quality_scores,
             erasure.erasure_propagation,
+            retro_scan.pii_retro_scan,
             evaluation.matching_evaluation,
         ],
         asset_checks=[*invariant_checks, quality.scores_tell_items_apart],

@@ -145,6 +145,18 @@ class QualityReceipt(Receipt):
     largest: tuple[ScoreMove, ...] = ()
 
 
+class RetroScanReceipt(Receipt):
+    """pii_retro_scan: live originals scanned in this run, and what is known of all of them."""
+
+    scanned: int = 0
+    unscannable: int = 0
+    with_findings: int = 0
+    #: Findings in all live originals of the org by type.
+    by_type: dict[str, int] = {}
+    #: The first items that hold any, by id, with their counts by type.
+    found_in: dict[str, dict[str, int]] = {}
+
+
 class ErasureReceipt(Receipt):
     """erasure_propagation: items found deleted or gone, and what was undone because of them."""
 

@@ -91,6 +91,11 @@ KEYS: dict[str, str] = {
     "restored": "items whose deletion was taken back",
     "summaries_retired": "summaries expired because a source is gone",
     "followers_revived": "duplicates brought back because their canonical is gone",
+    "scanned": "originals that no scan under this stamp had seen",
+    "unscannable": "originals that could not be scanned; they stay due",
+    "with_findings": "live originals in which the gate finds something",
+    "by_type": "findings in all live originals of the org: counts by type",
+    "found_in": "the first items that hold any, by id, with counts by type; all are in `distillation.pii_scans`",
     "stages": "counts of every stage of the run",
 }
 

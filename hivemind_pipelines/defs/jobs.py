@@ -1,4 +1,4 @@
-"""The jobs: distillation of an org, its erasures, quality of all, the measure of matching, old runs swept."""
+"""The jobs: distillation of an org, its erasures, its scan, quality of all, the measure of matching, old runs swept."""
 
 from dagster import AssetSelection, JobDefinition, define_asset_job, job
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -23,6 +23,16 @@ erasure = define_asset_job(
     selection=AssetSelection.assets("erasure_propagation"),
     tags={tags.JOB: "erasure"},
     description="Carries deletions of one org through to everything derived; never waits for another run.",
+)
+
+retro_scan = define_asset_job(
+    "retro_scan",
+    selection=AssetSelection.assets("pii_retro_scan"),
+    tags={tags.JOB: "retro_scan"},
+    description=(
+        "Holds the PII and secrets gate against the live originals of one org and reports counts and ids. "
+        "It changes none of them; run it after a change of the gate, or before an audit."
+    ),
 )
 
 quality = define_asset_job(
@@ -66,6 +76,7 @@ def pruning() -> None:
 all_jobs: list[JobDefinition | UnresolvedAssetJobDefinition] = [
     distillation,
     erasure,
+    retro_scan,
     quality,
     policy,
     evaluation,

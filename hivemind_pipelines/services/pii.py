@@ -65,6 +65,10 @@ class PiiScanner(Protocol):
         """One outcome for each text, in order; never raises."""
         ...
 
+    def findings(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+        """What each text holds, as spans in code points, in order and without overlaps; never raises."""
+        ...
+
 
 class FindingScanner(Protocol):
     """What says which secrets and personal data a text holds; `stamp` changes when its findings may."""

@@ -328,6 +328,19 @@ suspicions = _own(
     Index("suspicions_found", "org_id", "item_id", postgresql_where=text("kinds <> '{}'")),
 )
 
+pii_scans = _own(
+    "pii_scans",
+    _org(),
+    _needed("item_id", Uuid),
+    _needed("content_hash", HASH),
+    _needed("counts", JSONB),
+    _needed("stamp", Text),
+    _needed("scanned_at", MOMENT),
+    PrimaryKeyConstraint("org_id", "item_id"),
+    _refers("org_id item_id", "item_features", ondelete="CASCADE"),
+    Index("pii_scans_found", "org_id", "item_id", postgresql_where=text("counts <> '{}'")),
+)
+
 topic_members = _own(
     "topic_members",
     _org(),

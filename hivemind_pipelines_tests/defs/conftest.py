@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import pytest
 from dagster import DagsterInstance, Definitions, ExecuteInProcessResult
 
+from hivemind_pipelines.core.model import Finding
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.definitions import build_defs
 from hivemind_pipelines.defs.partitions import add_orgs
 from hivemind_pipelines.defs.resources import Commons
-from hivemind_pipelines.services.pii import PiiOutcome, Redacted
+from hivemind_pipelines.services.pii import PiiOutcome, Redacted, ScanFailed
 from hivemind_pipelines.settings import Settings
 from hivemind_pipelines.stages.context import Services
 from hivemind_pipelines.store.connection import Store
@@ -24,6 +25,9 @@ class CleanScanner:
 
     def redact(self, texts: list[str]) -> list[PiiOutcome]:
         return [Redacted(text, {}) for text in texts]
+
+    def findings(self, texts: list[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+        return [() for _ in texts]
 
 
 SERVICES = Services(HashEmbedder(), CleanScanner(), None, "no-model")

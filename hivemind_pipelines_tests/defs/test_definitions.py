@@ -44,7 +44,9 @@ def test_loading_is_fast_and_brings_nothing_heavy() -> None:
 def test_the_definitions_are_valid_and_complete() -> None:
     Definitions.validate_loadable(build_defs())
     keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    own = {stage.value for stage in Stage} | {"quality_scores", "erasure_propagation", "matching_evaluation"}
+    own = {stage.value for stage in Stage} | {
+        *("quality_scores", "erasure_propagation", "matching_evaluation", "pii_retro_scan")
+    }
     assert keys == own | {policy_key(group).to_user_string() for group in SECTION_GROUPS}
 
 

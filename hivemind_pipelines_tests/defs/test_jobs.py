@@ -202,3 +202,13 @@ def test_the_identity_of_an_orgs_run_is_stable_and_its_own() -> None:
     assert run_identity(run_id, "acme") == run_identity(run_id, "acme")
     assert run_identity(run_id, "acme") != run_identity(run_id, "beta")
     assert isinstance(run_identity(run_id, "acme"), UUID)
+
+
+def test_a_retro_scan_leaves_its_receipt_and_names_items(commons_location: Location, store: Store) -> None:
+    insert_item(store, "Do it.")
+    commons_location.run("distillation", "acme")
+    assert commons_location.run("retro_scan", "acme").success
+    event = commons_location.instance.get_latest_materialization_event(AssetKey("pii_retro_scan"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["scanned"].value == 1

@@ -140,6 +140,15 @@ QUALITY_SCORES = (
     ("stamp", "text", "quality fingerprint"),
 )
 
+PII_SCANS = (
+    ORG,
+    ("item_id*", "uuid", "a live original that was scanned"),
+    ("content_hash", "varchar(64)", "SHA-256 of the content that was scanned"),
+    ("counts", "jsonb", "findings by type, `{}` for none; neither words nor places"),
+    ("stamp", "text", "the scanner; another value than the current one means due"),
+    ("scanned_at", "timestamptz", "when it was scanned"),
+)
+
 TOMBSTONES = (
     ORG,
     ("item_id*", "uuid", "an item whose absence was carried through"),
