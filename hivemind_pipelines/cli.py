@@ -246,7 +246,7 @@ are stale by policy section, what was spent on a model today (UTC), and the last
 
 
 #: The tasks whose production code exists; the same names as `evaluation.report.TASKS`.
-EVALUATION_TASKS = ("duplicates", "contradictions", "pii", "secrets", "injection", "grounding")
+EVALUATION_TASKS = ("duplicates", "contradictions", "pii", "secrets", "injection", "prescreen", "grounding")
 
 EVALUATE_ABOUT = """\
 Run production code on labelled files and print how right it was. Files are JSON lines, plain or gzip;
@@ -261,6 +261,7 @@ tasks and the keys of their rows:
   pii          text, spans [[start, end, type], ...]
   secrets      text, label 1 or 0, spans, neg_kind
   injection    text, or texts of one group and category, label 1 or 0
+  prescreen    text, label 1, rejected or not_reproducible; 0 or accepted
   grounding    text_a (document), text_b (claim), label supported, partially_supported or not_supported
 
 A model is asked about possible pairs when a key is set, within the budget of one run.

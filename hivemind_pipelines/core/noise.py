@@ -42,23 +42,30 @@ def noise(content: str) -> Noise:
     """The noise of a text; the parts name why."""
     text = clean(content[:CHARACTERS_MAX])
     words = _WORD.findall(text)
+    count = _count(text, words)
     parts = {
         "empty": 0.0 if words else 1.0,
         "gibberish": gibberish(text),
-        "spam": _spam(text, len(words)),
+        "spam": _spam(text, count),
         "repetition": _repetition(words),
-        "short": max(0.0, 1.0 - len(words) / FULL_WORDS),
-        "chatter": _chatter(text, len(words)),
+        "short": max(0.0, 1.0 - count / FULL_WORDS),
+        "chatter": _chatter(text, count),
         "plain": _plainness(text),
     }
     clear = math.prod(1.0 - WEIGHTS[name] * part for name, part in parts.items())
-    return Noise(1.0 - clear, len(words), tuple(parts.items()))
+    return Noise(1.0 - clear, count, tuple(parts.items()))
 
 
 #: A note of so many words is not short.
 FULL_WORDS = 6
 
 _WORD = re.compile(r"\w+(?:['’]\w+)?")
+#: Scripts without spaces between words, of which two characters make about one.
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+
+
+def _count(text: str, words: list[str]) -> int:
+    return len(words) + len(_UNSPACED.findall(text)) // 2
 
 
 # Letters that follow a letter in at least 1.8 in 100 English words that have it. Other European languages

@@ -159,10 +159,11 @@ def _labels(found: TextFindings, matches: Sequence[Match], policy: PrescreenPoli
     if found.suspicion:
         kinds, score = list(found.suspicion.kinds), round(found.suspicion.score, 3)
         yield {"label": "injection", "kinds": kinds, "score": score}
-    yield from _sense_labels(found, policy)
+    yield from sense_labels(found, policy)
 
 
-def _sense_labels(found: TextFindings, policy: PrescreenPolicy) -> Iterator[Label]:
+def sense_labels(found: TextFindings, policy: PrescreenPolicy) -> Iterator[Label]:
+    """What says that a text makes no sense, or too little of it."""
     if found.parts["empty"]:
         yield {"label": "empty", "reason": "no word"}
         return

@@ -113,6 +113,15 @@ class InjectedTexts:
     category: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class TriagedText:
+    """A contribution that people kept, or did not."""
+
+    id: str
+    text: str
+    is_noise: bool
+
+
 def read_pairs(path: Path) -> tuple[LabelledPair, ...]:
     """Rows {text_a, text_b, label 1 or 0, kind?}, and the scope of a side as framework_a?, version_b?.
 
@@ -160,6 +169,11 @@ def read_claims(path: Path) -> tuple[ClaimedText, ...]:
 def read_injections(path: Path) -> tuple[InjectedTexts, ...]:
     """Rows {text or texts, label 1 or 0, category?}. Raises LabelledFileError."""
     return _read(path, lambda record, _, number: _injected(record, number))
+
+
+def read_triaged(path: Path) -> tuple[TriagedText, ...]:
+    """Rows {text, label}: 1, rejected... or not_reproducible; 0 or accepted. Raises LabelledFileError."""
+    return _read(path, lambda record, _, number: _triaged(record, number))
 
 
 def duplicates_shape(path: Path) -> DuplicatesShape:
@@ -284,6 +298,16 @@ def _claimed(record: Record, number: int) -> ClaimedText:
         if record.get("label") == label:
             return ClaimedText(_id(record, number), document, claim, label)
     raise _RowError(f"label must be one of {', '.join(GROUNDING_LABELS)}")
+
+
+def _triaged(record: Record, number: int) -> TriagedText:
+    label = record.get("label")
+    if isinstance(label, str):
+        is_kept, is_noise = label == "accepted", label.startswith("rejected") or label == "not_reproducible"
+        if not (is_kept or is_noise):
+            raise _RowError("label must be 1, 0, accepted, rejected or not_reproducible")
+        return TriagedText(_id(record, number), _text(record, "text"), is_noise)
+    return TriagedText(_id(record, number), _text(record, "text"), _is_one(record, "label"))
 
 
 def _injected(record: Record, number: int) -> InjectedTexts:

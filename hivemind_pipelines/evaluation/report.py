@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from hivemind_pipelines.evaluation.metrics import Confusion, Curve
 
-Task = Literal["duplicates", "contradictions", "pii", "secrets", "injection", "grounding"]
+Task = Literal["duplicates", "contradictions", "pii", "secrets", "injection", "prescreen", "grounding"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 Figures = Mapping[str, object]

@@ -23,6 +23,7 @@ from hivemind_pipelines.evaluation import (
     labelled,
     pii,
     plots,
+    prescreen,
     secrets,
 )
 from hivemind_pipelines.evaluation.duplicate_clusters import DistilledFile
@@ -130,6 +131,9 @@ def _evaluate(
             return secrets.report(secrets.scan(_read(files, labelled.read_secrets), policy.pii, progress))
         case "injection":
             return injection.report(injection.judge(_read(files, labelled.read_injections), progress))
+        case "prescreen":
+            rows_of = _read(files, labelled.read_triaged)
+            return prescreen.report(prescreen.judge(rows_of, policy.prescreen, progress))
         case "grounding":
             return grounding.report(
                 grounding.check(_read(files, labelled.read_claims), policy.summary, progress)

@@ -3,9 +3,15 @@
 import pytest
 
 from hivemind_pipelines.core.model import Finding
-from hivemind_pipelines.core.policy import PiiPolicy, SummaryPolicy
-from hivemind_pipelines.evaluation import grounding, injection, pii, secrets
-from hivemind_pipelines.evaluation.labelled import ClaimedText, InjectedTexts, SecretText, SpannedText
+from hivemind_pipelines.core.policy import PiiPolicy, PrescreenPolicy, SummaryPolicy
+from hivemind_pipelines.evaluation import grounding, injection, pii, prescreen, secrets
+from hivemind_pipelines.evaluation.labelled import (
+    ClaimedText,
+    InjectedTexts,
+    SecretText,
+    SpannedText,
+    TriagedText,
+)
 from hivemind_pipelines.evaluation.pii import ScannedText
 from hivemind_pipelines.evaluation.secrets import ScannedSecret
 
@@ -131,3 +137,18 @@ def test_a_group_is_suspicious_when_one_of_its_texts_is() -> None:
         "suspicious", "clean", "clean", "suspicious",
     ]  # fmt: skip
     assert "vendor" not in repr(list(evaluation.predictions))
+
+
+def test_noise_is_ranked_above_what_was_kept_and_labelled_rows_are_counted() -> None:
+    rows = (
+        TriagedText("a", "WINNER!! Claim your free prize of $5000 now, text WIN to 80086", True),
+        TriagedText("b", "lkjsdf sdlkfj sldkfj wefoij lkjwef", True),
+        TriagedText("c", "Set the pool timeout to 30 seconds to avoid stale connections.", False),
+        TriagedText("d", "ok", False),
+    )
+    evaluation = prescreen.report(prescreen.judge({"f": rows}, PrescreenPolicy(), silent))
+    data = evaluation.data(seconds=0.0)
+    assert (data["auc"], data["recall"], data["kept_and_labelled"]) == (1.0, 1.0, 0.5)
+    assert data["by_file"]["f"]["auc_by_part"]["spam"] == 0.75
+    assert [row["labels"] for row in evaluation.predictions] == [["spam"], ["gibberish"], [], ["too_short"]]
+    assert "prize" not in repr(list(evaluation.predictions))
