@@ -13,6 +13,7 @@ from dagster import (
 
 from hivemind_pipelines.core.model import Stage
 from hivemind_pipelines.core.receipts import Receipt
+from hivemind_pipelines.store.reporting import Count
 
 Metadata = dict[str, MetadataValue]
 
@@ -97,6 +98,8 @@ KEYS: dict[str, str] = {
     "by_type": "findings in all live originals of the org: counts by type",
     "found_in": "the first items that hold any, by id, with counts by type; all are in `distillation.pii_scans`",
     "stages": "counts of every stage of the run",
+    "cases_by_age": "open contradiction cases by how long they wait",
+    "queue_by_label": "pending contributions by label; one with several counts under each",
 }
 
 
@@ -138,6 +141,12 @@ def stages_table(receipts: Mapping[Stage, Receipt]) -> TableMetadataValue:
         for name, receipt in receipts.items()
     ]
     return MetadataValue.table(records, TableSchema([TableColumn(name) for name in columns]))
+
+
+def counts_table(counted: Iterable[Count]) -> TableMetadataValue:
+    """Counts under their names, a row each."""
+    records = [TableRecord({"name": one.name, "count": one.count}) for one in counted]
+    return MetadataValue.table(records, TableSchema([TableColumn("name"), TableColumn("count", "int")]))
 
 
 def table_schema(columns: Iterable[tuple[str, str, str]]) -> dict[str, object]:

@@ -51,6 +51,6 @@ def _write(ctx: StageContext, receipts: Mapping[Stage, Receipt]) -> Path | None:
     directory = ctx.services.reports_dir
     if directory is None:
         return None
-    report = reporting.read_org_report(ctx.store, ctx.org_id, receipts)
+    report = reporting.read_org_report(ctx.store, ctx.org_id, receipts, as_of=ctx.as_of)
     name = f"distillation-{ctx.as_of:%Y%m%dT%H%M%S}-{ctx.run_id.hex[:8]}.html"
     return reporting.write_report(directory / name, [report], title="Distillation report", as_of=ctx.as_of)

@@ -4,7 +4,10 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from hivemind_pipelines.store.reporting import ClusterKind, ClusterSize, QualityBin, SimilarityBin
+import numpy as np
+
+from hivemind_pipelines.store.reporting import ClusterKind, ClusterSize, Count, QualityBin, SimilarityBin
+from hivemind_pipelines.store.scores import DayOfScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,6 +64,47 @@ def quality(bins: Sequence[QualityBin], *, width: float) -> bytes:
         axes.set_xlim(0.0, 1.0)
 
     return _png(draw, title="Quality of live items", x="quality score", y="items")
+
+
+#: Shares of the items below each line of the quality over time; the middle one is the median.
+_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+def quality_history(days: Sequence[DayOfScores]) -> bytes:
+    """The median score of live items day by day, between bands that hold a half and four fifths of them."""
+
+    def draw(axes: "Axes") -> None:
+        when = np.array([day.day for day in days], dtype="datetime64[D]")
+        lines = [[quantile(day.counts, share) for day in days] for share in _QUANTILES]
+        axes.fill_between(when, lines[0], lines[4], color=_CALM, alpha=0.35, label="80 % of items")
+        axes.fill_between(when, lines[1], lines[3], color=_CALM, alpha=0.8, label="50 %")
+        axes.plot(when, lines[2], color=_STRONG, marker="." if len(days) < 30 else "", label="median")
+        axes.set_ylim(0.0, 1.0)
+        axes.tick_params(axis="x", rotation=20)
+
+    return _png(draw, title="Quality over time", x="", y="quality score")
+
+
+def quantile(counts: Sequence[int], share: float) -> float:
+    """The score below which `share` of the items lie, from counts in equal parts of [0, 1]; 0 of none."""
+    total, below = sum(counts), 0
+    for part, count in enumerate(counts):
+        if count and below + count >= share * total:
+            return (part + (share * total - below) / count) / len(counts)
+        below += count
+    return 0.0
+
+
+def counts(counted: Sequence[Count], *, title: str, y: str) -> bytes:
+    """One bar a name, in the order given."""
+    from matplotlib.ticker import MaxNLocator
+
+    def draw(axes: "Axes") -> None:
+        names = [one.name.replace("_", " ") for one in counted]
+        axes.barh(names[::-1], [one.count for one in counted][::-1], color=_CALM)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    return _png(draw, title=title, x=y, y="")
 
 
 def thumbnail(counts: Sequence[int], *, title: str) -> bytes:

@@ -5,7 +5,7 @@ import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -13,8 +13,10 @@ from hivemind_pipelines.core.model import OrgId, Stage
 from hivemind_pipelines.core.receipts import Receipt
 from hivemind_pipelines.stages import plots
 from hivemind_pipelines.store import reporting as figures
+from hivemind_pipelines.store import scores
 from hivemind_pipelines.store.connection import Store
-from hivemind_pipelines.store.reporting import ClusterSize, QualityBin, SimilarityBin, Standing
+from hivemind_pipelines.store.reporting import ClusterSize, Count, QualityBin, SimilarityBin, Standing
+from hivemind_pipelines.store.scores import DayOfScores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +37,9 @@ class OrgReport:
     cluster_sizes: tuple[ClusterSize, ...]
     similarities: tuple[SimilarityBin, ...]
     quality: tuple[QualityBin, ...]
+    case_ages: tuple[Count, ...] = ()
+    queue_labels: tuple[Count, ...] = ()
+    history: tuple[DayOfScores, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +76,10 @@ class Section:
     blocks: tuple[Block, ...]
 
 
-def read_org_report(store: Store, org_id: OrgId, receipts: Mapping[Stage, Receipt]) -> OrgReport:
-    """Read an org's figures in one snapshot."""
+def read_org_report(
+    store: Store, org_id: OrgId, receipts: Mapping[Stage, Receipt], *, as_of: datetime | None = None
+) -> OrgReport:
+    """Read an org's figures in one snapshot; ages are those at `as_of`, or now."""
     with store.read() as conn:
         return OrgReport(
             org_id=org_id,
@@ -81,6 +88,9 @@ def read_org_report(store: Store, org_id: OrgId, receipts: Mapping[Stage, Receip
             cluster_sizes=figures.read_cluster_sizes(conn, org_id),
             similarities=figures.read_similarities(conn, org_id, bins=BINS),
             quality=figures.read_quality(conn, org_id, bins=BINS),
+            case_ages=figures.read_case_ages(conn, org_id, as_of or datetime.now(UTC)),
+            queue_labels=figures.read_queue_labels(conn, org_id),
+            history=scores.read_history(conn, org_id),
         )
 
 
@@ -121,6 +131,24 @@ def standing_table(reports: Sequence[OrgReport]) -> Table:
     return Table(("org", *(name.replace("_", " ") for name in names)), rows)
 
 
+def waiting_table(reports: Sequence[OrgReport]) -> Table:
+    """What waits for people in each org: open cases by age, pending rows by label."""
+    rows = (
+        (report.org_id, what, one.name.replace("_", " "), one.count)
+        for report in reports
+        for what, counted in (("open case", report.case_ages), ("pending row", report.queue_labels))
+        for one in counted
+        if one.count
+    )
+    return Table(("org", "what", "age or label", "count"), tuple(rows))
+
+
+def read_waiting(store: Store, org_id: OrgId, as_of: datetime) -> tuple[tuple[Count, ...], tuple[Count, ...]]:
+    """Open cases of an org by age, and its pending rows by label."""
+    with store.read() as conn:
+        return figures.read_case_ages(conn, org_id, as_of), figures.read_queue_labels(conn, org_id)
+
+
 def write_report(
     path: Path, reports: Sequence[OrgReport], *, title: str, as_of: datetime, sections: Sequence[Section] = ()
 ) -> Path:
@@ -145,6 +173,8 @@ def render(
         _block(stage_table(reports)),
         "<h2>What the commons holds now</h2>",
         _block(standing_table(reports)),
+        "<h2>What waits for people</h2>",
+        _block(waiting_table(reports)),
         *(_section(section) for section in sections),
         *(_pictures(report) for report in reports),
     ]
@@ -180,6 +210,9 @@ def _pictures(report: OrgReport) -> str:
         ("cluster sizes", plots.cluster_sizes(report.cluster_sizes)),
         ("similarity of compared pairs", plots.similarities(report.similarities, width=width)),
         ("quality of live items", plots.quality(report.quality, width=width)),
+        ("quality over time", plots.quality_history(report.history)),
+        ("open cases by age", plots.counts(report.case_ages, title="Open cases by age", y="cases")),
+        ("queue by label", plots.counts(report.queue_labels, title="Review queue by label", y="rows")),
     )
     images = (
         f"<img alt='{alt}' src='data:image/png;base64,{b64encode(png).decode()}'>" for alt, png in drawn

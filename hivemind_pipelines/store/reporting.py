@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import Connection, TextClause, text
@@ -47,6 +48,14 @@ class QualityBin:
     """Live items by quality score in [lower, lower + bin width); the last bin includes 1."""
 
     lower: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many there are under one name."""
+
+    name: str
     count: int
 
 
@@ -140,6 +149,42 @@ QUALITY = text("""
     GROUP BY 1 ORDER BY 1
 """)
 
+CASES_BY_AGE = text("""
+    -- Open cases by how long they wait, the youngest first.
+    WITH aged AS (
+        SELECT CAST(:as_of AS timestamptz) - c.opened_at AS age FROM distillation.contradiction_cases c
+        WHERE c.org_id = :org_id AND c.status = 'open'
+    )
+    SELECT 'up to a day' AS name, count(*) FILTER (WHERE age <= '1 day') AS count FROM aged
+    UNION ALL
+    SELECT 'up to a week', count(*) FILTER (WHERE age > '1 day' AND age <= '7 days') FROM aged
+    UNION ALL
+    SELECT 'up to a month', count(*) FILTER (WHERE age > '7 days' AND age <= '30 days') FROM aged
+    UNION ALL
+    SELECT 'longer', count(*) FILTER (WHERE age > '30 days') FROM aged
+""")
+
+QUEUE_BY_LABEL = text("""
+    -- Pending rows by label; a row with several counts under each.
+    WITH screened AS (
+        SELECT p.id, s.pending_id IS NOT NULL AS is_screened, s.is_low_quality, s.document
+        FROM public.pending_contributions p
+        LEFT JOIN distillation.prescreens s
+            ON s.org_id = p.org_id AND s.pending_id = p.id AND s.content_hash = p.content_hash
+        WHERE p.org_id = :org_id
+    ), named AS (
+        SELECT DISTINCT q.id, label.value ->> 'label' AS name
+        FROM screened q CROSS JOIN LATERAL jsonb_array_elements(q.document -> 'labels') AS label
+        UNION ALL
+        SELECT id, 'low_quality' FROM screened WHERE is_low_quality
+        UNION ALL
+        SELECT id, 'no label' FROM screened WHERE is_screened AND NOT is_low_quality AND document IS NULL
+        UNION ALL
+        SELECT id, 'not screened yet' FROM screened WHERE NOT is_screened
+    )
+    SELECT name, count(*) AS count FROM named GROUP BY name ORDER BY count(*) DESC, name
+""")
+
 FOLLOWERS = text("""
     -- Every merged item with its canonical.
     SELECT m.duplicate_id, m.canonical_id FROM distillation.merges m
@@ -205,6 +250,21 @@ def read_quality(conn: Connection, org_id: OrgId, *, bins: int) -> tuple[Quality
         QualityBin(float(lower), count)
         for lower, count in conn.execute(QUALITY, {"org_id": org_id, "bins": bins})
     )
+
+
+def read_case_ages(conn: Connection, org_id: OrgId, as_of: datetime) -> tuple[Count, ...]:
+    """Open cases by how long they wait, the youngest first; ages without any are left out."""
+    counted = _counts(conn, CASES_BY_AGE, {"org_id": org_id, "as_of": as_of})
+    return tuple(one for one in counted if one.count)
+
+
+def read_queue_labels(conn: Connection, org_id: OrgId) -> tuple[Count, ...]:
+    """Pending rows by label, the most frequent first."""
+    return _counts(conn, QUEUE_BY_LABEL, {"org_id": org_id})
+
+
+def _counts(conn: Connection, statement: TextClause, parameters: dict[str, object]) -> tuple[Count, ...]:
+    return tuple(Count(name, count) for name, count in conn.execute(statement, parameters))
 
 
 def read_followers(conn: Connection, org_id: OrgId) -> dict[ItemId, ItemId]:

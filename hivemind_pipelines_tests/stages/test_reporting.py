@@ -1,19 +1,20 @@
 """The report shows an org's figures as they stand in the database, in one file that needs nothing else."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 
-from hivemind_pipelines.core.model import OrgId, Stage
+from hivemind_pipelines.core.model import OrgId, RunId, Stage
 from hivemind_pipelines.core.receipts import FeaturesReceipt, MergesReceipt, Receipt
-from hivemind_pipelines.stages import plots, reporting
+from hivemind_pipelines.stages import plots, quality_scores, reporting
 from hivemind_pipelines.stages.reporting import OrgReport, Paragraph, Quote, Section, Table
 from hivemind_pipelines.store import reporting as figures
 from hivemind_pipelines.store.connection import Store
 from hivemind_pipelines.store.reporting import ClusterSize, QualityBin, SimilarityBin, Standing
 from hivemind_pipelines_tests.builders import ACME, execute, insert_item, insert_pending
+from hivemind_pipelines_tests.stages.commons import NOW, distil, policy
 
 AS_OF = datetime(2026, 5, 1, tzinfo=UTC)
 OTHER = OrgId("other")
@@ -41,8 +42,8 @@ def featured(store: Store, item_id: UUID) -> None:
     execute(
         store,
         """INSERT INTO distillation.item_features
-               (org_id, item_id, content_hash, class_key, signature, discriminators, stamp)
-           VALUES (:org, :id, '', sha256(CAST(CAST(:id AS text) AS bytea)), '', '{}', 'stamp')
+               (org_id, item_id, content_hash, scope_hash, class_key, signature, discriminators, stamp)
+           VALUES (:org, :id, '', '', sha256(CAST(CAST(:id AS text) AS bytea)), '', '{}', 'stamp')
            ON CONFLICT DO NOTHING""",
         org=ACME,
         id=item_id,
@@ -262,7 +263,7 @@ def test_the_report_is_one_file_with_its_pictures_inside(tmp_path: Path) -> None
     written = reporting.write_report(path, [EMPTY], title="Distillation", as_of=AS_OF)
 
     page = written.read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 6
     assert "src='http" not in page
     assert "2026-05-01 00:00:00 UTC" in page
     assert list(path.parent.iterdir()) == [path]
@@ -286,3 +287,55 @@ def test_figures_of_a_vanished_canonical_do_not_fail(store: Store) -> None:
     with store.read() as conn:
         assert figures.read_merged_texts(conn, ACME, limit=5) == ()
         assert figures.read_cluster_sizes(conn, ACME) == (ClusterSize("duplicates", 2, 1),)
+
+
+def test_open_cases_are_counted_by_age(store: Store) -> None:
+    for number, days in enumerate((0, 3, 3, 20, 400)):
+        execute(
+            store,
+            "INSERT INTO distillation.contradiction_cases"
+            " (org_id, case_id, category, detector, opened_at, run_id, stamp)"
+            " VALUES (:org, :id, 'general', 'signals', CAST(:now AS timestamptz) - :days * interval '1 day',"
+            " gen_random_uuid(), '')",
+            org=ACME, id=UUID(int=number + 1), now=NOW, days=days,
+        )  # fmt: skip
+    execute(
+        store,
+        "UPDATE distillation.contradiction_cases SET status = 'dismissed', decided_at = now() WHERE case_id = :id",
+        id=UUID(int=2),
+    )
+    with store.read() as conn:
+        ages = figures.read_case_ages(conn, ACME, NOW)
+        assert [(one.name, one.count) for one in ages] == [
+            ("up to a day", 1), ("up to a week", 1), ("up to a month", 1), ("longer", 1),
+        ]  # fmt: skip
+        assert figures.read_case_ages(conn, OTHER, NOW) == ()
+
+
+def test_the_queue_is_counted_by_label_and_history_is_drawn(store: Store, tmp_path: Path) -> None:
+    insert_item(store, "Set the pool timeout to 30 seconds to avoid stale connections")
+    insert_pending(store, "Set the pool timeout to 30 seconds to avoid stale connections.", confidence=0.1)
+    insert_pending(store, "Restart the ingress controller once its certificate was rotated")
+    distil(store)
+    insert_pending(store, "Not screened yet, it came later")
+    quality_scores.run(store, NOW, policy(), RunId(uuid4()))
+    quality_scores.run(store, NOW + timedelta(days=1), policy(), RunId(uuid4()))
+    report = reporting.read_org_report(store, ACME, {}, as_of=NOW)
+    assert {one.name: one.count for one in report.queue_labels} == {
+        "near_duplicate": 1, "low_quality": 1, "no label": 1, "not screened yet": 1,
+    }  # fmt: skip
+    assert [day.day for day in report.history] == [NOW.date(), NOW.date() + timedelta(days=1)]
+    path = reporting.write_report(tmp_path / "report.html", [report], title="A report", as_of=NOW)
+    page = path.read_text("utf-8")
+    assert "What waits for people" in page
+    assert "near duplicate" in page
+    for alt in ("quality over time", "open cases by age", "queue by label"):
+        assert f"<img alt='{alt}'" in page
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "expected"),
+    [((0, 4, 0, 0), 0.5, 0.375), ((1, 0, 0, 1), 0.5, 0.25), ((0, 0), 0.5, 0.0), ((2, 2), 1.0, 1.0)],
+)
+def test_a_quantile_lies_inside_its_part(counts: tuple[int, ...], share: float, expected: float) -> None:
+    assert plots.quantile(counts, share) == pytest.approx(expected)

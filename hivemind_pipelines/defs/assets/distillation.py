@@ -20,7 +20,7 @@ from hivemind_pipelines.core.receipts import (
     TopicsReceipt,
 )
 from hivemind_pipelines.defs.assets import columns
-from hivemind_pipelines.defs.glossary import described, stages_table, table_schema
+from hivemind_pipelines.defs.glossary import counts_table, described, stages_table, table_schema
 from hivemind_pipelines.defs.org_runs import for_each_org
 from hivemind_pipelines.defs.partitions import backfill_policy, orgs, partition_key
 from hivemind_pipelines.defs.policies import policy_key
@@ -32,6 +32,7 @@ from hivemind_pipelines.stages import duplicate_merges as merges_stage
 from hivemind_pipelines.stages import duplicate_pairs as pairs_stage
 from hivemind_pipelines.stages import item_features as features_stage
 from hivemind_pipelines.stages import prescreened_contributions as prescreen_stage
+from hivemind_pipelines.stages import reporting
 from hivemind_pipelines.stages import topic_clusters as topics_stage
 from hivemind_pipelines.stages.context import StageContext
 
@@ -251,7 +252,9 @@ def _report(
     key = partition_key(stage.org_id)
     receipts = {name: of_orgs[key] for name, of_orgs in by_stage.items()}
     of_this_run = {name: one for name, one in receipts.items() if one.run_id == stage.run_id}
-    context.add_asset_metadata({"stages": stages_table(of_this_run)}, partition_key=key)
+    ages, labels = reporting.read_waiting(stage.store, stage.org_id, stage.as_of)
+    waiting = {"cases_by_age": counts_table(ages), "queue_by_label": counts_table(labels)}
+    context.add_asset_metadata({"stages": stages_table(of_this_run), **waiting}, partition_key=key)
     return report_stage.run(stage, of_this_run)
 
 

@@ -58,7 +58,7 @@ def quality_scores(
         counts = quality_stage.read_distribution(commons.store)
         yield MaterializeResult(
             metadata=receipt_metadata(receipt)
-            | {"distribution": _picture(counts), "largest_moves": _moves(receipt.largest)}
+            | {"distribution": _picture(counts), "largest_moves": _moves(receipt.largest), **_spread(counts)}
         )
 
 
@@ -66,6 +66,14 @@ def _picture(counts: Sequence[int]) -> MetadataValue:
     """A plot small enough to stay in the event log for ever."""
     png = b64encode(plots.thumbnail(counts, title="quality of live items")).decode()
     return MetadataValue.md(f"![quality of live items](data:image/png;base64,{png})")
+
+
+def _spread(counts: Sequence[int]) -> dict[str, MetadataValue]:
+    """Numbers, of which the UI draws a line over time each."""
+    shares = {"score_p10": 0.1, "score_median": 0.5, "score_p90": 0.9}
+    return {
+        name: MetadataValue.float(round(plots.quantile(counts, share), 4)) for name, share in shares.items()
+    }
 
 
 def _moves(moves: Sequence[ScoreMove]) -> MetadataValue:
