@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -236,7 +237,8 @@ above every detector while both texts stay as they are; the next run acts on it.
 
   review [list]              the queue, and the precision of each detector by the verdicts so far
   review show ID             both texts, what differs, scores and reason
-  review decide ID OUTCOME   same or distinct for a pair, dismissed or resolved for a case
+  review decide ID OUTCOME   same or distinct for a pair, for a case dismissed, resolved, update (the older expires),
+                             version_fork (each holds for its version) or both_true_in_scope
 """
 
 STATUS_ABOUT = """\
@@ -379,6 +381,12 @@ def _add_policy(commands: "Subparsers") -> None:
         action.add_argument("file", metavar="FILE", type=Path, help="a policy in YAML")
 
 
+def _moment(spelled: str) -> datetime:
+    """A moment with its time zone; a bare one is UTC."""
+    found = datetime.fromisoformat(spelled)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
 def _add_undo(commands: "Subparsers") -> None:
     undo = _add(commands, "undo", "take effects of ours back, exactly, from the ledger", UNDO_ABOUT)
     undo.set_defaults(home="curation")
@@ -418,7 +426,23 @@ def _add_review(commands: "Subparsers") -> None:
         parser.add_argument("--offset", metavar="N", type=_count, help="after so many (default: 0)")
     for parser in (show, decide):
         parser.add_argument("id", metavar="ID", help="id of a pair or case, or ITEM_ID:ITEM_ID")
-    decide.add_argument("outcome", metavar="OUTCOME", help="pair: same, distinct; case: dismissed, resolved")
+    decide.add_argument(
+        "outcome", metavar="OUTCOME", help="pair: same, distinct; case: dismissed, resolved, ..."
+    )
+    decide.add_argument(
+        "--older",
+        metavar="ITEM_ID",
+        type=UUID,
+        default=None,
+        help="update, version_fork: the outdated item of the case",
+    )
+    decide.add_argument(
+        "--at",
+        metavar="TIME",
+        type=_moment,
+        default=None,
+        help="version_fork: when the newer version begins (ISO 8601)",
+    )
     decide.add_argument("--by", metavar="NAME", default="operator", help="who decided (default: operator)")
 
 

@@ -124,6 +124,10 @@ def review_list(arguments: argparse.Namespace) -> Answer:
             record.reason: {"same": record.same, "total": record.total, "precision": record.precision}
             for record in queue.precision
         },
+        "case_precision": {
+            record.reason: {"confirmed": record.same, "total": record.total, "precision": record.precision}
+            for record in queue.case_precision
+        },
     }
     return Answer(data, lambda console: _show_queue(console, queue, offset=arguments.offset))
 
@@ -157,6 +161,14 @@ def _show_queue(console: Console, queue: Queue, *, offset: int) -> None:
             verdicts.add_row(
                 record.reason, f"{record.same:,}", f"{record.total:,}", f"{record.precision:.2f}"
             )
+        console.print(verdicts)
+    if queue.case_precision:
+        verdicts = _table("detector of cases", "confirmed", "decided", "precision")
+        for record in queue.case_precision:
+            verdicts.add_row(
+                presentation.printable(record.reason), f"{record.same:,}", f"{record.total:,}",
+                f"{record.precision:.2f}",
+            )  # fmt: skip
         console.print(verdicts)
 
 
@@ -194,13 +206,25 @@ def _show_shown(console: Console, shown: Shown) -> None:
     table = Table(show_lines=True, header_style="bold")
     for item in shown.items:
         table.add_column(str(item.id), overflow="fold", ratio=1)
-    table.add_row(*(_readable(item.content) for item in shown.items))
+    table.add_row(*(_highlighted(item, shown) for item in shown.items))
     table.add_row(*(Text("\n".join(_facts(item))) for item in shown.items))
     console.print(table)
     for item_id, difference in shown.differences.items():
         console.print(_readable(f"{item_id}: {difference}"), soft_wrap=True)
     for name, value in _said(shown):
         console.print(_readable(f"{name}: {value}"), soft_wrap=True)
+
+
+def _highlighted(item: ShownItem, shown: Shown) -> Text:
+    """The text of an item with what it conflicts in reversed, where nothing in it had to be escaped."""
+    readable = _readable(item.content)
+    spans = shown.case.evidence.get("spans") if shown.case is not None else None
+    if not isinstance(spans, Mapping) or readable.plain != item.content:
+        return readable
+    place = sorted(one.id for one in shown.items).index(item.id)
+    for start, end in spans.get("ab"[place], ()) if place < 2 else ():
+        readable.stylize("reverse", start, end)
+    return readable
 
 
 def _readable(text: str) -> Text:
@@ -251,7 +275,16 @@ def review_decide(arguments: argparse.Namespace) -> Answer:
     with connect(settings) as store:
         try:
             ref = review.find(store, arguments.id)
-            decided = review.decide(store, policy, ref, arguments.outcome, by=by, now=datetime.now(UTC))
+            decided = review.decide(
+                store,
+                policy,
+                ref,
+                arguments.outcome,
+                by=by,
+                now=datetime.now(UTC),
+                older=None if arguments.older is None else ItemId(arguments.older),
+                at=arguments.at,
+            )
         except ReviewError as error:
             raise UsageError(str(error)) from None
     name = _ref_name(ref)

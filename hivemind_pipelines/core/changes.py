@@ -66,9 +66,13 @@ class OpenCase:
 
 @dataclass(frozen=True, slots=True)
 class ReopenCase:
-    """Open a case again that a policy had withdrawn, and that the policy of today groups as before."""
+    """Open a case again that a policy had withdrawn, and that the policy of today groups as before.
+
+    `is_new_evidence` opens one that a person had decided: about other texts than these.
+    """
 
     case: ContradictionCase
+    is_new_evidence: bool = False
 
 
 @dataclass(frozen=True, slots=True)

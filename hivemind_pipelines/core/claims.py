@@ -216,6 +216,14 @@ _WEEKDAYS = {
         ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"), start=1
     )
 }
+#: A number right behind one of these is its name.
+_NUMBERED = words(
+    """
+    node part batch phase step server worker shard rule issue ticket sprint chapter section page case item build run
+    host room floor line tier zone region cluster machine customer team group table figure appendix article clause
+    question example exercise lesson day week quarter pr rfc
+    """
+)
 _DAY_KINDS = words("business calendar working consecutive full whole")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}.*")
 _MONTHS = {
@@ -487,6 +495,8 @@ def _quantity(found: Sequence[_Word], place: int) -> Quantity | None:
     digits = NUMBER_WORDS.get(word.lower, word.lower)
     match = _NUMBER.fullmatch(digits)
     if match is None:
+        return None
+    if before in _NUMBERED:
         return None
     currency, number, suffix = match.groups()
     value = _value(number)

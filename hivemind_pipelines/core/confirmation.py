@@ -48,7 +48,7 @@ def confirmation_request(a: str, b: str, delimiter: str) -> LlmRequest:
     """
     if not delimiter or delimiter in a or delimiter in b:
         raise ValueError("the delimiter must be a fresh random word")
-    parts = (_marked("note A", a, delimiter), _marked("note B", b, delimiter))
+    parts = (marked("note A", a, delimiter), marked("note B", b, delimiter))
     question = f"Every line that begins with {delimiter} is a marker of ours. Do the notes state the same?"
     return LlmRequest(
         purpose="confirm_pair",
@@ -75,6 +75,7 @@ def parse_verdict(data: Mapping[str, object]) -> LlmVerdict | None:
     return LlmVerdict(same=same, confidence=float(confidence))
 
 
-def _marked(title: str, text: str, delimiter: str) -> str:
+def marked(title: str, text: str, delimiter: str) -> str:
+    """A text between two lines that say where it begins and ends."""
     safe = text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
     return f"{delimiter} begin {title}\n{safe}\n{delimiter} end {title}"

@@ -21,6 +21,7 @@ from hivemind_pipelines.core.model import (
     EMBEDDING_DIMENSION,
     CaseId,
     Category,
+    ConflictFinding,
     ContradictionCase,
     ItemId,
     OrgId,
@@ -109,6 +110,59 @@ def _order(change: CaseChange) -> tuple[bool, UUID]:
             return False, change.case.case_id
         case KeepCase() | WithdrawCase():
             return False, change.case_id
+
+
+#: The detector of cases that conflicting pairs open.
+RULES = "rules"
+
+
+def plan_conflicts(
+    findings: Sequence[ConflictFinding], standing: Sequence[StandingCase], *, as_of: datetime, stamp: str
+) -> tuple[CaseChange, ...]:
+    """Open a case for each conflicting pair; take back those of pairs that no longer conflict.
+
+    A case that a person has decided stays so until its texts change. One that signals hold open already is
+    left to them. The order of the input does not matter, and planning against the applied plan gives nothing.
+    """
+    known = {case.case_id: case for case in standing}
+    found = {finding.case_id: finding for finding in sorted(findings, key=lambda one: one.case_id)}
+    gone = sorted(
+        case.case_id
+        for case in standing
+        if case.detector == RULES and not (case.is_withdrawn or case.is_decided) and case.case_id not in found
+    )
+    placed = (
+        change for one in found.values() for change in _settle(one, known.get(one.case_id), stamp, as_of)
+    )
+    return (*map(WithdrawCase, gone), *placed)
+
+
+def _settle(
+    finding: ConflictFinding, standing: StandingCase | None, stamp: str, as_of: datetime
+) -> Iterator[CaseChange]:
+    case = ContradictionCase(
+        finding.case_id,
+        finding.category,
+        (finding.a_id, finding.b_id),
+        (),
+        RULES,
+        {
+            "outcome": finding.outcome,
+            "reason": finding.reason,
+            "score": round(finding.score, 6),
+            "spans": dict(finding.spans),
+            "judged": finding.judged,
+        },
+    )
+    if standing is None:
+        yield OpenCase(case, detected_at=as_of)
+    elif standing.is_withdrawn:
+        yield ReopenCase(case)
+    elif standing.is_decided:
+        if not finding.is_settled:
+            yield ReopenCase(case, is_new_evidence=True)
+    elif standing.detector == RULES and standing.stamp != stamp:
+        yield KeepCase(case.case_id)
 
 
 def case_id(org_id: OrgId, item_ids: Iterable[ItemId]) -> CaseId:

@@ -1,5 +1,6 @@
 """The nouns of the commons: items, features, pairs, clusters, cases and summaries as frozen records."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -228,22 +229,47 @@ class ContradictionCase:
     item_ids: tuple[ItemId, ...]
     signal_ids: tuple[SignalId, ...]
     detector: str = "signals"
+    evidence: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
 class StandingCase:
-    """A stored case; `is_withdrawn` by a policy, `is_fixed` by a person or another detector than signals."""
+    """A stored case; `is_withdrawn` by a policy, `is_fixed` by a person or another detector than signals.
+
+    `is_decided` by a person, or by an undo that remembers.
+    """
 
     case_id: CaseId
     item_ids: tuple[ItemId, ...]
     stamp: str
     is_withdrawn: bool = False
     is_fixed: bool = False
+    detector: str = "signals"
+    is_decided: bool = False
 
     @property
     def is_open(self) -> bool:
         """Whether signals alone hold it open."""
         return not (self.is_withdrawn or self.is_fixed)
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictFinding:
+    """A pair of live originals that cannot both hold, by the rules or the model; spans are offsets.
+
+    `is_settled` once a person has decided its case for the texts as they are.
+    """
+
+    case_id: CaseId
+    a_id: ItemId
+    b_id: ItemId
+    category: Category
+    outcome: str
+    reason: str
+    score: float
+    spans: Mapping[str, object] = field(default_factory=dict, hash=False)
+    is_settled: bool = False
+    judged: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +351,7 @@ class Finding:
 class LlmRequest:
     """One structured call: a JSON schema for the answer and hard caps; no tools, no history."""
 
-    purpose: Literal["confirm_pair", "summarize_cluster"]
+    purpose: Literal["confirm_pair", "judge_conflict", "summarize_cluster"]
     system: str
     user: str
     schema: dict[str, object] = field(hash=False)

@@ -79,6 +79,11 @@ class ContradictionPolicy(Section):
     #: Pairs of a lower score of the rules are no conflict. By `evaluate contradictions` on the pairs shipped
     #: beside it: from here on precision no longer rises with the threshold, while recall falls.
     score_min: Annotated[float, Field(ge=0.3, le=1.0)] = 0.5
+    #: Pairs below this similarity, by embedding and by shared words, are too far apart to be examined.
+    overlap_min: Annotated[float, Field(ge=0.2, le=1.0)] = 0.5
+    #: The model's word counts from this confidence on; below it the finding of the rules stands.
+    llm_confidence_min: Share = 0.8
+    llm_judge: bool = True
     cosine_min: Share = 0.6
     case_size_max: Annotated[int, Field(ge=2, le=1000)] = 20
 
@@ -284,6 +289,11 @@ class DistillationPolicy(Section):
     def stamps(self) -> dict[str, str]:
         """The fingerprints of all five groups."""
         return {group: self.fingerprint(group) for group in SECTION_GROUPS}
+
+    @property
+    def rules_stamp(self) -> str:
+        """The stamp of an examined pair: the rules alone, whatever the policy makes of their scores."""
+        return f"rules-{CONFLICT_VERSION}"
 
     @property
     def version(self) -> str:

@@ -65,13 +65,19 @@ class MergesReceipt(Receipt):
 
 
 class CasesReceipt(Receipt):
-    """contradiction_cases: cases opened or kept, withdrawn by another policy, lone suspects remembered."""
+    """contradiction_cases: cases opened or kept, withdrawn by another policy, lone suspects remembered.
+
+    `examined` pairs were looked at by the rules, `conflicts` of all stand as findings.
+    """
 
     opened: int = 0
     kept: int = 0
     withdrawn: int = 0
     suspects: int = 0
     signals: int = 0
+    examined: int = 0
+    conflicts: int = 0
+    llm_calls: int = 0
 
 
 class TopicsReceipt(Receipt):

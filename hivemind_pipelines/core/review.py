@@ -13,7 +13,10 @@ Verdict = Literal["same", "distinct"]
 VerdictSource = Literal["review", "undo"]
 
 #: What a person may decide about a contradiction case here.
-CaseOutcome = Literal["dismissed", "resolved"]
+CaseOutcome = Literal["dismissed", "resolved", "update", "version_fork", "both_true_in_scope"]
+
+#: Outcomes that change items beside the case: to decide otherwise they are taken back first.
+EFFECTIVE: frozenset[str] = frozenset({"update", "version_fork"})
 
 #: Hexadecimal digits of a pair's id that people type.
 SHORT_ID_LENGTH = 12
@@ -93,3 +96,8 @@ def detector_records(decided: Iterable[tuple[str, Verdict]]) -> tuple[DetectorRe
         counts[reason][0] += verdict == "same"
         counts[reason][1] += 1
     return tuple(DetectorRecord(reason, same, total) for reason, (same, total) in sorted(counts.items()))
+
+
+def case_records(decided: Iterable[tuple[str, bool]]) -> tuple[DetectorRecord, ...]:
+    """Decided cases grouped by the detector and reason code that opened them; `same` counts the confirmed."""
+    return detector_records((reason, "same" if is_real else "distinct") for reason, is_real in decided)

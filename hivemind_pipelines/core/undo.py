@@ -25,6 +25,7 @@ WRITINGS = frozenset({"publish", "revive", "retire"})
 CASE_CHANGES = frozenset({"open_case", "decide_case"})
 LABELS = frozenset({"flag", "unflag"})
 JUDGEMENTS = frozenset({"judge"})
+RESOLUTIONS = frozenset({"supersede", "date"})
 SCORES = frozenset({"rescore"})
 
 #: Effects that are left alone without a word: a cache of the text, which says the same after undo.
@@ -58,7 +59,7 @@ class MergeTarget:
 
 @dataclass(frozen=True, slots=True)
 class CaseTarget:
-    """The opening of one contradiction case."""
+    """What a person last decided about a case, with what that did; of an open case its opening."""
 
     case_id: CaseId
 
@@ -112,6 +113,16 @@ class CaseState:
 
 
 @dataclass(frozen=True, slots=True)
+class ResolvedState:
+    """An item that an outcome expired or dated, as it stands; times are as JSON has them."""
+
+    is_deleted: bool = False
+    expired_at: str | None = None
+    valid_at: str | None = None
+    invalid_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class VerdictState:
     """A stored verdict; `holds` while both texts are those it was given for."""
 
@@ -145,6 +156,25 @@ class Standing:
     cases: Mapping[CaseId, CaseState] = field(default_factory=dict)
     labels: Mapping[PendingId, LabelState] = field(default_factory=dict)
     verdicts: Mapping[PairKey, VerdictState] = field(default_factory=dict)
+    resolved: Mapping[ItemId, ResolvedState] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSuperseded:
+    """Bring back an item that an outcome had expired, and the duplicates that it had, by when they expired."""
+
+    item_id: ItemId
+    expired_at: str
+    followers: tuple[tuple[ItemId, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreValidity:
+    """Give an item the world time that it had before an outcome dated it."""
+
+    item_id: ItemId
+    valid_at: str | None
+    invalid_at: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +236,17 @@ class RestoreVerdict:
 
 
 Undoing = (
-    Unmerge | MergeAgain | Retire | ReviveSummary | DecideCase | Relabel | Rescore | Part | RestoreVerdict
+    Unmerge
+    | MergeAgain
+    | Retire
+    | ReviveSummary
+    | DecideCase
+    | Relabel
+    | Rescore
+    | Part
+    | RestoreVerdict
+    | RestoreSuperseded
+    | RestoreValidity
 )
 
 
@@ -259,10 +299,13 @@ def plan_undo(effects: Sequence[Effect], standing: Standing, *, by: str) -> Undo
     placed = list(placements.answers(_nets(effects, PLACEMENTS)))
     parts, unremembered = placements.parts()
     parted = {(part.a_id, part.b_id) for part in parts}
+    resolved = [_resolved(net, standing) for net in _nets(effects, RESOLUTIONS)]
+    is_restored = bool(resolved) and not any(isinstance(answer, CannotUndo) for answer in resolved)
     answers: list[_Answer] = [
         *placed,
         *(_writing(net, standing) for net in _nets(effects, WRITINGS)),
-        *(_case(net, standing, by) for net in _nets(effects, CASE_CHANGES)),
+        *resolved,
+        *(_case(net, standing, by, is_restored=is_restored) for net in _nets(effects, CASE_CHANGES)),
         *(_label(net, standing) for net in _nets(effects, LABELS)),
         *(_score(net, standing) for net in _nets(effects, SCORES)),
         *(answer for pair, answer in verdicts.items() if pair not in parted),
@@ -296,7 +339,7 @@ def _before(effect: Effect) -> Values:
 
 
 def _is_other(change: str) -> bool:
-    return change not in PLACEMENTS | WRITINGS | CASE_CHANGES | LABELS | SCORES | JUDGEMENTS
+    return change not in PLACEMENTS | WRITINGS | CASE_CHANGES | LABELS | SCORES | JUDGEMENTS | RESOLUTIONS
 
 
 def _other(effect: Effect) -> _Answer:
@@ -376,6 +419,9 @@ class _Placements:
         if state is None or trouble:
             return net.refuse(trouble)
         if previous is None or expired_at is None or state.canonical_id == previous:
+            return True
+        if net.after.get("reason") == "superseded":
+            # It comes back with the item that it follows.
             return True
         if net.after.get("reason") == "changed_by_others":
             return net.refuse("somebody else had changed its expiry; we only took note")
@@ -481,7 +527,52 @@ def _writing(net: _Net, standing: Standing) -> _Answer:
     return ReviveSummary(ItemId(net.subject_id), expired_at)
 
 
-def _case(net: _Net, standing: Standing, by: str) -> _Answer:
+def _resolved(net: _Net, standing: Standing) -> _Answer:
+    """An outdated item comes back, a dated one gets the world time that it had."""
+    item_id = ItemId(net.subject_id)
+    state = standing.resolved.get(item_id)
+    if state is None:
+        return net.refuse("the server removed it")
+    if state.is_deleted:
+        return net.refuse("its owner deleted it")
+    if net.change == "date":
+        return _dated(item_id, net, state)
+    if state.expired_at is None:
+        return True
+    if _instant(state.expired_at) != _moment(net.after, "expired_at"):
+        return net.refuse("somebody else changed its expiry since")
+    followers = net.before.get("followers")
+    found = followers if isinstance(followers, Mapping) else {}
+    return RestoreSuperseded(
+        item_id,
+        state.expired_at,
+        tuple((ItemId(UUID(str(one))), str(expired_at)) for one, expired_at in sorted(found.items())),
+    )
+
+
+def _dated(item_id: ItemId, net: _Net, state: ResolvedState) -> _Answer:
+    now, was, made = (
+        tuple(_instant(_text(values.get(name))) for name in ("valid_at", "invalid_at"))
+        for values in ({"valid_at": state.valid_at, "invalid_at": state.invalid_at}, net.before, net.after)
+    )
+    if now == was:
+        return True
+    if now != made:
+        return net.refuse("somebody else changed its validity since")
+    return RestoreValidity(item_id, _text(net.before.get("valid_at")), _text(net.before.get("invalid_at")))
+
+
+def _instant(spelled: str | None) -> datetime | str | None:
+    """A time as an instant, whatever its spelling; as it is where no calendar has it."""
+    if spelled is None:
+        return None
+    try:
+        return datetime.fromisoformat(spelled)
+    except ValueError:
+        return spelled
+
+
+def _case(net: _Net, standing: Standing, by: str, *, is_restored: bool) -> _Answer:
     """An opened case is withdrawn, a decided one gets its earlier status back."""
     case_id = CaseId(net.subject_id)
     state = standing.cases.get(case_id)
@@ -495,7 +586,7 @@ def _case(net: _Net, standing: Standing, by: str) -> _Answer:
         return True
     if (state.status, state.outcome) != (net.after.get("status"), net.after.get("outcome")):
         return net.refuse(f"it was {state.status} by {state.decided_by} since; undo that first")
-    if status == "open" and not state.is_whole:
+    if status == "open" and not (state.is_whole or is_restored):
         return net.refuse("not all of its items are live any more")
     before = {"status": state.status, "outcome": state.outcome, "by": state.decided_by}
     return DecideCase(case_id, before, str(status), _text(outcome), _text(decided_by))

@@ -11,6 +11,7 @@ from hivemind_pipelines.core.model import OrgId
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.stages.cluster_summaries import rescan_fingerprint
 from hivemind_pipelines.stages.context import Services, screening_stamps, settled_stamp, topic_stamp
+from hivemind_pipelines.stages.contradiction_cases import judge_of
 from hivemind_pipelines.store import backlog, erasures
 from hivemind_pipelines.store.backlog import OrgCounts, Stamps
 from hivemind_pipelines.store.connection import Store
@@ -70,6 +71,8 @@ def read(
         model=model_stamps.llm_model,
         prompt_version=CONFIRM_PROMPT_VERSION,
         rescan=rescan_fingerprint(model_stamps.scanner),
+        judge=judge_of(policy, model_stamps.llm_model),
+        overlap_min=policy.contradiction.overlap_min,
     )
     can_summarise = method == "extractive" or model_stamps.has_llm
     with store.read() as conn:
@@ -79,6 +82,7 @@ def read(
             now=now,
             can_summarise=can_summarise,
             can_confirm=model_stamps.has_llm and policy.matching.llm_confirm,
+            can_judge=model_stamps.has_llm and policy.contradiction.llm_judge,
             org_ids=None if org_ids is None else list(org_ids),
         )
     gate = GateReading(

@@ -1,7 +1,7 @@
 """review: what waits for a person, one pair or case side by side, and what people decide."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import get_args
@@ -11,8 +11,16 @@ from hivemind_pipelines.core import matching
 from hivemind_pipelines.core.confirmation import CONFIRM_PROMPT_VERSION
 from hivemind_pipelines.core.model import CaseId, ItemId, OrgId, RunId
 from hivemind_pipelines.core.policy import DistillationPolicy
-from hivemind_pipelines.core.review import CaseOutcome, DetectorRecord, Verdict, detector_records
-from hivemind_pipelines.store import items, ledger, reviews, runs
+from hivemind_pipelines.core.resolution import Party, ResolutionError, Resolving, plan_fork, plan_update
+from hivemind_pipelines.core.review import (
+    EFFECTIVE,
+    CaseOutcome,
+    DetectorRecord,
+    Verdict,
+    case_records,
+    detector_records,
+)
+from hivemind_pipelines.store import items, ledger, resolutions, reviews, runs
 from hivemind_pipelines.store.connection import Store, wait_lock
 from hivemind_pipelines.store.reviews import CaseDetail, Page, PairDetail, ShownItem
 
@@ -50,6 +58,7 @@ class Queue:
 
     page: Page
     precision: tuple[DetectorRecord, ...]
+    case_precision: tuple[DetectorRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,11 @@ def queue(store: Store, org_id: OrgId | None, *, model: str, limit: int, offset:
         page = reviews.read_waiting(
             conn, org_id, model=model, prompt_version=CONFIRM_PROMPT_VERSION, limit=limit, offset=offset
         )
-        return Queue(page, detector_records(reviews.read_decided(conn, org_id)))
+        return Queue(
+            page,
+            detector_records(reviews.read_decided(conn, org_id)),
+            case_records(reviews.read_cases_decided(conn, org_id)),
+        )
 
 
 def find(store: Store, name: str) -> Ref:
@@ -152,16 +165,27 @@ def _differences(shown: tuple[ShownItem, ...]) -> dict[ItemId, str]:
 
 
 def decide(
-    store: Store, policy: DistillationPolicy, ref: Ref, outcome: str, *, by: str, now: datetime
+    store: Store,
+    policy: DistillationPolicy,
+    ref: Ref,
+    outcome: str,
+    *,
+    by: str,
+    now: datetime,
+    older: ItemId | None = None,
+    at: datetime | None = None,
 ) -> Decided:
     """Store what a person decided, with its ledger row; the org's next run acts on a verdict.
 
-    Raises ReviewError when pairs or cases have no such outcome.
+    `older` and `at` say of an update or a version fork what its items do not. Raises ReviewError when pairs
+    or cases have no such outcome, or when it needs to be told more.
     """
     allowed = get_args(Verdict if isinstance(ref, PairRef) else CaseOutcome)
     if outcome not in allowed:
         what = "pair" if isinstance(ref, PairRef) else "case"
         raise ReviewError(f"unknown outcome {outcome!a}; a {what} is decided as {' or '.join(allowed)}")
+    if (older is not None or at is not None) and outcome not in EFFECTIVE:
+        raise ReviewError(f"--older and --at belong to {' and '.join(sorted(EFFECTIVE))}")
     run = runs.Run(RunId(uuid4()), ref.org_id, "review", now, policy.version, policy.stamps())
     with store.begin() as conn:
         wait_lock(conn, ref.org_id, "review")
@@ -176,10 +200,34 @@ def decide(
                     source="review", by=by, at=now, run_id=run.run_id,
                 )  # fmt: skip
             case CaseRef(org_id, case_id):
-                entries = reviews.decide_case(conn, org_id, case_id, outcome, None, by=by, at=now)
+                _refuse_second_effect(reviews.read_case(conn, org_id, case_id), outcome, case_id)
+                kept = None if outcome in ("resolved", "dismissed") else outcome
+                entries = reviews.decide_case(conn, org_id, case_id, _status(outcome), kept, by=by, at=now)
+                if entries and outcome in EFFECTIVE:
+                    plan = _resolving(resolutions.read_parties(conn, org_id, case_id), outcome, older, at)
+                    entries = (*resolutions.apply(conn, org_id, case_id, plan, at=now), *entries)
         if not entries:
             return Decided(ref, outcome, None)
         runs.start(conn, run, policy)
         ledger.record(conn, ref.org_id, run.run_id, entries, stamp=policy.version, at=now)
         runs.finish(conn, run.run_id, "finished", {"decided": len(entries)}, now)
     return Decided(ref, outcome, run.run_id)
+
+
+def _refuse_second_effect(case: CaseDetail | None, outcome: str, case_id: CaseId) -> None:
+    if case is not None and case.status != "open" and case.outcome in EFFECTIVE and case.outcome != outcome:
+        raise ReviewError(f"the case is decided as {case.outcome}: take that back with undo --case {case_id}")
+
+
+def _resolving(
+    parties: Sequence[Party], outcome: str, older: ItemId | None, at: datetime | None
+) -> tuple[Resolving, ...]:
+    try:
+        return plan_update(parties, older) if outcome == "update" else plan_fork(parties, older, at)
+    except ResolutionError as error:
+        raise ReviewError(str(error)) from None
+
+
+def _status(outcome: str) -> str:
+    """The status of a case by what people decided: a conflict there was is resolved, any other dismissed."""
+    return "resolved" if outcome in ("resolved", *EFFECTIVE) else "dismissed"

@@ -118,6 +118,8 @@ COUNTED: Mapping[str, str] = {
     "Rescore": "scores",
     "Part": "pairs_remembered",
     "RestoreVerdict": "verdicts_restored",
+    "RestoreSuperseded": "outdated_revived",
+    "RestoreValidity": "validities_restored",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from hivemind_pipelines.core.model import OrgId, Stage
+from hivemind_pipelines.store.conflicts import FOUND, IN_CONFLICT, IS_UNJUDGED, UNEXAMINED, Judge
 from hivemind_pipelines.store.items import (
     APPROVED_AT,
     CONTRIBUTED_AT,
@@ -37,6 +38,8 @@ class Stamps:
     model: str
     prompt_version: str
     rescan: str
+    judge: Judge
+    overlap_min: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,29 @@ BACKLOG = text(f"""
                 SELECT FROM distillation.case_items i
                 WHERE i.org_id = c.org_id AND i.case_id = c.case_id AND i.item_id = p.id)))
         GROUP BY c.org_id
+    ), unexamined AS (
+        SELECT p.org_id, count(*) AS unexamined {UNEXAMINED}
+          AND p.org_id IN (SELECT org_id FROM orgs) GROUP BY p.org_id
+    ), found AS (
+        SELECT * FROM ({FOUND} AND f.org_id IN (SELECT org_id FROM orgs)) found WHERE {IN_CONFLICT}
+    ), unjudged AS (
+        SELECT org_id, count(*) AS unjudged
+        FROM ({FOUND} AND f.org_id IN (SELECT org_id FROM orgs) AND {IS_UNJUDGED}) waiting
+        WHERE :can_judge GROUP BY org_id
+    ), unsettled_conflicts AS (
+        -- Pairs in conflict without a case in force, unless a person decided it for these very texts; and
+        -- open cases of pairs no longer in conflict, or of another policy.
+        SELECT org_id, count(*) AS unsettled FROM (
+            SELECT f.org_id FROM found f
+            LEFT JOIN distillation.contradiction_cases c ON c.org_id = f.org_id AND c.case_id = f.case_id
+            WHERE c.case_id IS NULL OR (c.status <> 'open' AND (
+                NOT f.is_settled OR (c.outcome = 'withdrawn' AND c.decided_by = 'policy')))
+            UNION ALL
+            SELECT c.org_id FROM distillation.contradiction_cases c
+            JOIN orgs o ON o.org_id = c.org_id
+            LEFT JOIN found f ON f.org_id = c.org_id AND f.case_id = c.case_id
+            WHERE c.status = 'open' AND c.detector = 'rules' AND (c.stamp <> :contradiction OR f.case_id IS NULL)
+        ) due GROUP BY org_id
     ), stray_members AS (
         SELECT m.org_id, count(*) AS stray FROM distillation.topic_members m
         JOIN orgs o ON o.org_id = m.org_id
@@ -236,9 +262,10 @@ BACKLOG = text(f"""
            COALESCE(pc.unplaced, 0) + COALESCE(sm.stray, 0) AS unplaced,
            COALESCE(t.unsummarised, 0) AS unsummarised, COALESCE(t.actionable, 0) AS actionable,
            COALESCE(t.revivable, 0) + COALESCE(u.unsupported, 0) + COALESCE(u.unscanned, 0) AS unsound,
-           COALESCE(mc.misplaced, 0) AS misplaced,
            COALESCE(w.unscreened, 0) + COALESCE(ui.items, 0) + COALESCE(mm.moved, 0)
                + COALESCE(go.gone, 0) AS unscreened,
+           COALESCE(mc.misplaced, 0) + COALESCE(ue.unexamined, 0) + COALESCE(uj.unjudged, 0)
+               + COALESCE(us.unsettled, 0) AS misplaced,
            LEAST(pc.oldest, w.oldest) AS oldest_due_at, lr.last_started_at
     FROM orgs o
     LEFT JOIN items i USING (org_id) LEFT JOIN pending w USING (org_id) LEFT JOIN conflicts cf USING (org_id)
@@ -248,6 +275,8 @@ BACKLOG = text(f"""
         ON rp.org_id = o.org_id AND rp.stamp = :settled AND rp.inputs_hash = pc.unsettled_hash
     LEFT JOIN unconfirmed uc ON uc.org_id = o.org_id
     LEFT JOIN misplaced_cases mc ON mc.org_id = o.org_id
+    LEFT JOIN unexamined ue ON ue.org_id = o.org_id LEFT JOIN unjudged uj ON uj.org_id = o.org_id
+    LEFT JOIN unsettled_conflicts us ON us.org_id = o.org_id
     LEFT JOIN broken_merges bm ON bm.org_id = o.org_id LEFT JOIN stray_members sm ON sm.org_id = o.org_id
     LEFT JOIN topics t ON t.org_id = o.org_id LEFT JOIN unsound u ON u.org_id = o.org_id
     LEFT JOIN unscreened_items ui ON ui.org_id = o.org_id
@@ -264,10 +293,14 @@ def read_counts(
     now: datetime,
     can_summarise: bool,
     can_confirm: bool,
+    can_judge: bool,
     org_ids: list[OrgId] | None = None,
 ) -> tuple[OrgCounts, ...]:
     """Counts of every org (or of those named), in org order; `can_summarise` is false without a method."""
-    parameters = {**asdict(stamps), "can_confirm": can_confirm, "now": now, "org_ids": org_ids}
+    parameters = {
+        **asdict(stamps), **stamps.judge.parameters(),
+        "can_confirm": can_confirm, "can_judge": can_judge, "now": now, "org_ids": org_ids,
+    }  # fmt: skip
     rows = conn.execute(BACKLOG, parameters).mappings()
     return tuple(_counts(row, can_summarise=can_summarise) for row in rows)
 

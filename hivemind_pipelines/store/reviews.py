@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from hivemind_pipelines.core.model import CaseId, ItemId, OrgId, RunId
 from hivemind_pipelines.core.review import PairVerdict, Verdict, VerdictSource
+from hivemind_pipelines.store import conflicts
 from hivemind_pipelines.store.items import LIVE, ORIGINAL
 from hivemind_pipelines.store.ledger import Entry
 
@@ -154,12 +155,13 @@ WAITING = text(f"""
         {_POSSIBLE}
         UNION ALL
         SELECT 'case', c.org_id, c.case_id, array_agg(i.item_id ORDER BY i.item_id),
-               COALESCE(sum({_HARM.format("k")}), 0), NULL, c.detector, NULL, NULL, NULL
+               COALESCE(sum({_HARM.format("k")}), 0), NULL,
+               c.detector || COALESCE(':' || (c.evidence ->> 'reason'), ''), NULL, NULL, NULL
         FROM distillation.contradiction_cases c
         JOIN distillation.case_items i ON i.org_id = c.org_id AND i.case_id = c.case_id
         LEFT JOIN public.knowledge_items k ON k.org_id = i.org_id AND k.id = i.item_id
         WHERE c.status = 'open' AND (CAST(:org_id AS text) IS NULL OR c.org_id = :org_id)
-        GROUP BY c.org_id, c.case_id, c.detector
+        GROUP BY c.org_id, c.case_id
     )
     SELECT w.*, count(*) OVER () AS total FROM waiting w
     ORDER BY harm DESC, probability DESC NULLS FIRST, org_id, id
@@ -240,6 +242,21 @@ DECIDED = text("""
 def read_decided(conn: Connection, org_id: OrgId | None) -> tuple[tuple[str, Verdict], ...]:
     """Reason code and verdict of every pair that a person decided; `org_id` None means all orgs."""
     return tuple((row.reason, row.verdict) for row in conn.execute(DECIDED, {"org_id": org_id}))
+
+
+# By the detector's own word on the case: what a person called a conflict confirms it.
+CASES_DECIDED = text("""
+    SELECT c.detector || COALESCE(':' || (c.evidence ->> 'reason'), '') AS reason, c.status, c.outcome
+    FROM distillation.contradiction_cases c
+    WHERE c.status <> 'open' AND COALESCE(c.outcome, '') NOT IN ('withdrawn', 'undone')
+      AND (CAST(:org_id AS text) IS NULL OR c.org_id = :org_id)
+""")
+
+
+def read_cases_decided(conn: Connection, org_id: OrgId | None) -> tuple[tuple[str, bool], ...]:
+    """Detector with reason code, and whether a person confirmed it, of every decided case."""
+    rows = conn.execute(CASES_DECIDED, {"org_id": org_id})
+    return tuple((row.reason, row.status == "resolved") for row in rows)
 
 
 # A person types an id alone, so every org is searched on purpose.
@@ -433,5 +450,6 @@ def decide_case(
     row = conn.execute(DECIDE_CASE, parameters).one_or_none()
     if row is None:
         return ()
+    conflicts.settle(conn, org_id, [case_id], is_settled=status != "open")
     before = {"status": row.status, "outcome": row.outcome, "by": row.decided_by}
     return (Entry("decide_case", case_id, before, {"status": status, "outcome": outcome, "by": by}),)

@@ -19,6 +19,7 @@ from hivemind_pipelines.core.changes import (
 from hivemind_pipelines.core.model import (
     CaseId,
     Category,
+    ContradictionCase,
     ItemId,
     OrgId,
     RunId,
@@ -58,7 +59,7 @@ WITHDRAWN = "withdrawn"
 BY_POLICY = "policy"
 
 CASES = text("""
-    SELECT c.case_id, c.stamp, c.status = 'open' AS is_open, c.detector <> 'signals' AS is_foreign,
+    SELECT c.case_id, c.stamp, c.detector, c.status = 'open' AS is_open, c.detector <> 'signals' AS is_foreign,
            COALESCE(c.outcome = :withdrawn AND c.decided_by = :by_policy, false) AS is_withdrawn,
            ARRAY(SELECT i.item_id FROM distillation.case_items i
                  WHERE i.org_id = c.org_id AND i.case_id = c.case_id ORDER BY i.item_id) AS item_ids
@@ -91,6 +92,8 @@ def read_cases(conn: Connection, org_id: OrgId) -> tuple[StandingCase, ...]:
             row.stamp,
             is_withdrawn=not row.is_open and row.is_withdrawn,
             is_fixed=row.is_foreign or not (row.is_open or row.is_withdrawn),
+            detector=row.detector,
+            is_decided=not (row.is_open or row.is_withdrawn),
         )
         for row in rows
     )
@@ -133,12 +136,11 @@ STAMP_SIGNALS = text("""
 """)
 
 
-# A case that signals hold open; whoever decides it meanwhile holds the row first.
+# A case that signals or a pair hold open; whoever decides it meanwhile holds the row first.
 WITHDRAW = text("""
     UPDATE distillation.contradiction_cases c
     SET status = 'dismissed', outcome = :withdrawn, decided_by = :by_policy, decided_at = :at
     WHERE c.org_id = :org_id AND c.case_id = ANY(CAST(:ids AS uuid[])) AND c.status = 'open'
-      AND c.detector = 'signals'
     RETURNING c.case_id
 """)
 
@@ -156,14 +158,21 @@ REPLACE_PARTIES = text("""
 """)
 
 REOPEN = text("""
+    WITH stood AS (
+        SELECT case_id, status, outcome, decided_by FROM distillation.contradiction_cases
+        WHERE org_id = :org_id AND case_id = :case_id AND status <> 'open'
+          AND (:is_new_evidence OR (status = 'dismissed' AND outcome = :withdrawn AND decided_by = :by_policy))
+        FOR UPDATE
+    )
     UPDATE distillation.contradiction_cases c
-    SET status = 'open', outcome = NULL, decided_by = NULL, decided_at = NULL, stamp = :stamp
-    WHERE c.org_id = :org_id AND c.case_id = :case_id AND c.status = 'dismissed'
-      AND c.outcome = :withdrawn AND c.decided_by = :by_policy
+    SET status = 'open', outcome = NULL, decided_by = NULL, decided_at = NULL, stamp = :stamp,
+        detector = :detector, evidence = CAST(:evidence AS jsonb)
+    FROM stood s
+    WHERE c.org_id = :org_id AND c.case_id = s.case_id
       AND (SELECT count(*) FROM public.knowledge_items k
            WHERE k.org_id = :org_id AND k.id = ANY(CAST(:items AS uuid[]))
              AND k.expired_at IS NULL AND k.deleted_at IS NULL) = cardinality(CAST(:items AS uuid[]))
-    RETURNING c.case_id
+    RETURNING s.status, s.outcome, s.decided_by
 """)
 
 KEEP = text("""
@@ -224,12 +233,20 @@ def _reopen(conn: Connection, org_id: OrgId, change: ReopenCase, *, stamp: str) 
     case = change.case
     parameters = {
         "org_id": org_id, "case_id": case.case_id, "items": sorted(case.item_ids), "stamp": stamp,
-        "withdrawn": WITHDRAWN, "by_policy": BY_POLICY,
+        "withdrawn": WITHDRAWN, "by_policy": BY_POLICY, "is_new_evidence": change.is_new_evidence,
+        "detector": case.detector, "evidence": _evidence(case),
     }  # fmt: skip
-    if conn.execute(REOPEN, parameters).first() is None:
+    row = conn.execute(REOPEN, parameters).first()
+    if row is None:
         return None
-    before = {"status": "dismissed", "outcome": WITHDRAWN, "by": BY_POLICY}
+    before = {"status": row.status, "outcome": row.outcome, "by": row.decided_by}
     return Entry("decide_case", case.case_id, before, {"status": "open", "outcome": None, "by": None})
+
+
+def _evidence(case: ContradictionCase) -> str:
+    """What speaks for a case: signals by id, and of a pair what the rules found."""
+    signals = {"signals": [str(signal) for signal in case.signal_ids]} if case.signal_ids else {}
+    return json.dumps({**signals, **case.evidence})
 
 
 def _stamp(conn: Connection, org_id: OrgId, signal_ids: Sequence[SignalId], case_id: CaseId | None) -> None:
@@ -242,7 +259,7 @@ def _open(conn: Connection, org_id: OrgId, change: OpenCase, *, run_id: RunId, s
     signal_id = cluster_signal_id(case.case_id)
     parameters = {
         "org_id": org_id, "case_id": case.case_id, "category": case.category.value, "detector": case.detector,
-        "evidence": json.dumps({"signals": [str(signal) for signal in case.signal_ids]}),
+        "evidence": _evidence(case),
         "signal_id": signal_id, "opened_at": change.detected_at, "run_id": run_id, "stamp": stamp,
         "items": items,
     }  # fmt: skip

@@ -418,6 +418,48 @@ llm_verdicts = _own(
     CheckConstraint('a_hash <= b_hash COLLATE "C"'),
 )
 
+pair_conflicts = _own(
+    "pair_conflicts",
+    _org(),
+    _needed("a_id", Uuid),
+    _needed("b_id", Uuid),
+    _needed("a_hash", HASH),
+    _needed("b_hash", HASH),
+    _needed("case_id", Uuid),
+    _needed("outcome", Text),
+    _needed("reason", Text),
+    _needed("score", Double),
+    _needed("spans", JSONB),
+    _needed("stamp", Text),
+    _needed("is_settled", Boolean, "false"),
+    PrimaryKeyConstraint("org_id", "a_id", "b_id"),
+    CheckConstraint("outcome IN ('contradiction', 'version_fork', 'update', 'both_true_in_scope', 'none')"),
+    CheckConstraint("score BETWEEN 0 AND 1"),
+    CheckConstraint("a_id < b_id"),
+    _refers("org_id a_id", "registered_items", "org_id item_id", ondelete="CASCADE"),
+    _refers("org_id b_id", "registered_items", "org_id item_id", ondelete="CASCADE"),
+    Index("pair_conflicts_b", "org_id", "b_id"),
+    Index("pair_conflicts_case", "org_id", "case_id", postgresql_where=text("outcome <> 'none'")),
+)
+
+conflict_verdicts = _own(
+    "conflict_verdicts",
+    _org(),
+    _needed("a_hash", HASH),
+    _needed("b_hash", HASH),
+    _needed("prompt_version", Text),
+    _needed("model", Text),
+    _needed("outcome", Text),
+    _needed("confidence", Double),
+    _needed("reason", Text),
+    PrimaryKeyConstraint("org_id", "a_hash", "b_hash", "prompt_version", "model"),
+    CheckConstraint(
+        "outcome IN ('contradiction', 'version_fork', 'update', 'both_true_in_scope', 'unrelated')"
+    ),
+    CheckConstraint("confidence BETWEEN 0 AND 1"),
+    CheckConstraint('a_hash <= b_hash COLLATE "C"'),
+)
+
 pair_verdicts = _own(
     "pair_verdicts",
     _org(),

@@ -15,6 +15,7 @@ from hivemind_pipelines.core.undo import (
     CASE_CHANGES,
     LABELS,
     PLACEMENTS,
+    RESOLUTIONS,
     SCORES,
     WRITINGS,
     CaseState,
@@ -28,6 +29,9 @@ from hivemind_pipelines.core.undo import (
     PairKey,
     Part,
     Relabel,
+    ResolvedState,
+    RestoreSuperseded,
+    RestoreValidity,
     RestoreVerdict,
     ReviveSummary,
     RunTarget,
@@ -37,7 +41,7 @@ from hivemind_pipelines.core.undo import (
     Undoing,
     VerdictState,
 )
-from hivemind_pipelines.store import derivations, pairs, reviews
+from hivemind_pipelines.store import derivations, pairs, resolutions, reviews
 from hivemind_pipelines.store.connection import wait_lock
 from hivemind_pipelines.store.contributions import LOCK_PENDING, OUR_KEYS, OUR_TAGS
 from hivemind_pipelines.store.derivations import LIVE_SOURCE
@@ -130,9 +134,23 @@ MERGE_EFFECTS = text(f"""
     ORDER BY seq
 """).columns(before=JSONB, after=JSONB)
 
+# What a person decided and its effects carry one run; else what opened the case.
 CASE_EFFECTS = text(f"""
+    WITH decided AS (
+        SELECT l.run_id, l.after ->> 'status' AS status, l.after ->> 'outcome' AS outcome,
+               l.after ->> 'by' AS decided_by
+        FROM distillation.ledger l
+        WHERE l.org_id = :org_id AND l.subject_id = :case_id AND l.change = 'decide_case'
+        ORDER BY l.seq DESC LIMIT 1
+    ), meant AS (
+        SELECT d.run_id FROM decided d
+        JOIN distillation.runs r ON r.run_id = d.run_id AND r.job = 'review' WHERE d.status <> 'open'
+    )
     SELECT {_ENTRY} FROM distillation.ledger l
-    WHERE l.org_id = :org_id AND l.subject_id = :case_id AND l.change = 'open_case' ORDER BY l.seq
+    WHERE l.org_id = :org_id AND CASE WHEN EXISTS (SELECT FROM meant)
+        THEN l.run_id = (SELECT run_id FROM meant)
+        ELSE l.subject_id = :case_id AND l.change = 'open_case' END
+    ORDER BY l.seq
 """).columns(before=JSONB, after=JSONB)
 
 
@@ -141,7 +159,8 @@ def read_effects(
 ) -> tuple[Effect, ...]:
     """The ledger rows that a target means in one org, oldest first.
 
-    Of a merge that was taken back already the later `unmerge` is left out, of a case what people decided.
+    Of a merge that was taken back already the later `unmerge` is left out. Of a case that a person decided
+    it is the decision with its effects, of another one its opening.
     """
     match target:
         case RunTarget():
@@ -151,7 +170,7 @@ def read_effects(
         case CaseTarget(case_id):
             rows = conn.execute(CASE_EFFECTS, {"org_id": org_id, "case_id": case_id})
     effects = (Effect(row.change, row.subject_id, row.before, row.after) for row in rows)
-    return tuple(one for one in effects if isinstance(target, RunTarget) or one.change != "unmerge")
+    return tuple(one for one in effects if not isinstance(target, MergeTarget) or one.change != "unmerge")
 
 
 def lock(conn: Connection, org_id: OrgId) -> None:
@@ -202,6 +221,12 @@ SUMMARIES = text(f"""
     WHERE i.org_id = :org_id AND i.id = ANY(CAST(:ids AS uuid[]))
 """)
 
+RESOLVED = text("""
+    SELECT k.id, k.deleted_at IS NOT NULL AS is_deleted, to_jsonb(k.expired_at) #>> '{}' AS expired_at,
+           to_jsonb(k.valid_at) #>> '{}' AS valid_at, to_jsonb(k.invalid_at) #>> '{}' AS invalid_at
+    FROM public.knowledge_items k WHERE k.org_id = :org_id AND k.id = ANY(CAST(:ids AS uuid[]))
+""")
+
 CASES = text("""
     SELECT c.case_id, c.status, c.outcome, c.decided_by, NOT EXISTS (
         SELECT FROM distillation.case_items i
@@ -236,9 +261,10 @@ def read_standing(
     placed = _placed(effects)
     involved = list(conn.execute(INVOLVED, {"org_id": org_id, "ids": sorted(placed)}).scalars())
     items = sorted({*involved, *_subjects(effects, SCORES)})
+    resolved = _subjects(effects, RESOLUTIONS)
     summaries, pending = _subjects(effects, WRITINGS), _subjects(effects, LABELS)
     if locked:
-        conn.execute(LOCK_ITEMS, {"org_id": org_id, "ids": sorted({*items, *summaries})})
+        conn.execute(LOCK_ITEMS, {"org_id": org_id, "ids": sorted({*items, *summaries, *resolved})})
         conn.execute(LOCK_PENDING, {"org_id": org_id, "ids": pending})
 
     def read(statement: Any, ids: Sequence[UUID]) -> list[dict[str, Any]]:
@@ -253,6 +279,7 @@ def read_standing(
             for row in read(CASES, _subjects(effects, CASE_CHANGES))
         },
         labels={PendingId(row.pop("id")): LabelState(**row) for row in read(LABELLED, pending)},
+        resolved={ItemId(row.pop("id")): ResolvedState(**row) for row in read(RESOLVED, resolved)},
         verdicts={_key(row): VerdictState(**row) for row in read(VERDICTS, sorted({*involved, *placed}))},
     )
 
@@ -402,6 +429,16 @@ def apply(
         *_merge_again(conn, org_id, again, run_id=run_id, stamp=stamp),
         *derivations.retire(conn, org_id, [one for one in plan if isinstance(one, Retire)], as_of=at),
         *_revive(conn, org_id, [one for one in plan if isinstance(one, ReviveSummary)]),
+        *resolutions.restore_superseded(
+            conn,
+            org_id,
+            [one for one in plan if isinstance(one, RestoreSuperseded)],
+            run_id=run_id,
+            stamp=stamp,
+        ),
+        *resolutions.restore_validity(
+            conn, org_id, [one for one in plan if isinstance(one, RestoreValidity)]
+        ),
         *_decide(conn, org_id, [one for one in plan if isinstance(one, DecideCase)], at=at),
         *_relabel(conn, org_id, [one for one in plan if isinstance(one, Relabel)]),
         *_rescore(conn, org_id, [one for one in plan if isinstance(one, Rescore)]),
