@@ -6,6 +6,7 @@ from typing import Literal
 from uuid import UUID
 
 from hivemind_pipelines.core import quality
+from hivemind_pipelines.core.erasure import Sameness
 from hivemind_pipelines.core.injection import Suspicion, suspicion, suspicion_stamp
 from hivemind_pipelines.core.model import Comparison, Decision, Finding, PairDecision, PendingId
 from hivemind_pipelines.core.noise import NOISE_VERSION, noise
@@ -23,6 +24,7 @@ LabelName = Literal[
     "empty",
     "too_short",
     "spam",
+    "erased_before",
 ]
 OtherKind = Literal["item", "pending"]
 
@@ -30,7 +32,7 @@ OtherKind = Literal["item", "pending"]
 Label = Mapping[str, object]
 
 #: Labels after which a row cannot be approved as it is.
-NEEDS_CARE = frozenset({"secret", "pii", "scan_failed", "injection"})
+NEEDS_CARE = frozenset({"secret", "pii", "scan_failed", "injection", "erased_before"})
 
 #: Raised by hand when the code that labels or ranks changes its output.
 LABEL_VERSION = 1
@@ -133,10 +135,12 @@ def screen(
     found: TextFindings,
     matches: Sequence[Match],
     policy: DistillationPolicy,
+    erased: Sameness | None = None,
 ) -> Screening:
-    """Everything a reviewer is told of a row."""
+    """Everything a reviewer is told of a row; `erased` when its org erased a text that says the same."""
     score = quality.preliminary_score(confidence, policy.quality)
-    labels = tuple(_labels(found, matches, policy.prescreen))
+    before: tuple[Label, ...] = ({"label": "erased_before", "sameness": erased},) if erased else ()
+    labels = (*before, *_labels(found, matches, policy.prescreen))
     parts = _parts(score, found, matches, labels, policy)
     return Screening(
         pending_id=pending_id,

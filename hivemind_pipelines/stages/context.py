@@ -33,7 +33,8 @@ def _now() -> datetime:
 class Services:
     """The outside services of a run; `llm` is None without a key, `llm_model` names the model anyway.
 
-    Reports are written below `reports_dir`, none without it. `queue_scanner` looks at pending rows.
+    Reports are written below `reports_dir`, none without it. `queue_scanner` looks at pending rows; with
+    the receipt key those are told that say what was erased.
     """
 
     embedder: Embedder
@@ -42,6 +43,7 @@ class Services:
     llm_model: str
     reports_dir: Path | None = None
     queue_scanner: FindingScanner = field(default_factory=lambda: without_persons(PiiPolicy()))
+    receipt_key: bytes | None = field(default=None, repr=False)
 
 
 def build_services(settings: Settings, policy: DistillationPolicy) -> Services:
@@ -59,7 +61,7 @@ def build_services(settings: Settings, policy: DistillationPolicy) -> Services:
     )
     return Services(
         MiniLmEmbedder(), GatedScanner(policy.pii), llm, settings.llm_model, settings.home / "reports",
-        queue_scanner=without_persons(policy.pii),
+        queue_scanner=without_persons(policy.pii), receipt_key=settings.receipt_key,
     )  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """prescreened_contributions: what a reviewer should know of each pending row, and what a look is worth."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from hivemind_pipelines.core import features, prescreen
 from hivemind_pipelines.core.changes import Flag
+from hivemind_pipelines.core.erasure import Sameness, erased_as
 from hivemind_pipelines.core.model import PendingId
 from hivemind_pipelines.core.prescreen import Screening
 from hivemind_pipelines.core.receipts import PrescreenReceipt
@@ -14,7 +15,7 @@ from hivemind_pipelines.services.pii import SECRET_TYPES, ScanFailed
 from hivemind_pipelines.stages import queue_matching
 from hivemind_pipelines.stages.context import StageContext
 from hivemind_pipelines.stages.queue_matching import Matched
-from hivemind_pipelines.store import contributions, ledger, screening
+from hivemind_pipelines.store import contributions, ledger, screening, tombstones
 from hivemind_pipelines.store.connection import try_lock
 from hivemind_pipelines.store.items import NIL
 from hivemind_pipelines.store.ledger import Entry
@@ -93,11 +94,24 @@ def _read_batch(ctx: StageContext, batch: Sequence[UnreadRow]) -> list[ReadRow]:
 
 def plan(ctx: StageContext, matched: Matched) -> tuple[Screening, ...]:
     """What each row gets that is due, or whose matches changed, in id order."""
+    erased = _erased(ctx)
     return tuple(
-        prescreen.screen(row.id, row.confidence, row.findings, matched.holding(row.id), ctx.policy)
+        prescreen.screen(
+            row.id, row.confidence, row.findings, matched.holding(row.id), ctx.policy, erased(row.content)
+        )
         for row in matched.queue.values()
         if row.is_due or row.id in matched.moved
     )
+
+
+def _erased(ctx: StageContext) -> Callable[[str], Sameness | None]:
+    """Tells how a text is the same as one that the org erased."""
+    key = ctx.services.receipt_key
+    if key is None:
+        return lambda _: None
+    with ctx.store.read() as conn:
+        names = tombstones.read_erased_names(conn, [ctx.org_id]).get(ctx.org_id)
+    return lambda content: erased_as(key, ctx.org_id, content, names) if names else None
 
 
 def _apply(

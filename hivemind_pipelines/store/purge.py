@@ -1,7 +1,8 @@
 """What an erasure removes from our own tables, generated from their declaration so that none is forgotten.
 
-A row goes when its `item_id` or a foreign key of it names an erased item, or a case of one, or when a hash
-of it is one of the item's. A table whose rows stay says why in `KEPT`, column by column.
+A row goes when its `item_id`, `other_id` or a foreign key of it names an erased item, or a case of one, or
+when a hash of it is one of the item's. A table whose rows stay says
+why in `KEPT`, column by column.
 """
 
 from collections.abc import Mapping, Sequence
@@ -127,7 +128,7 @@ def rules() -> tuple[Rule, ...]:
 
 
 def _rule(table: Table) -> Rule:
-    items, cases = {"item_id"} & set(table.columns.keys()), set[str]()
+    items, cases = {"item_id", "other_id"} & set(table.columns.keys()), set[str]()
     for key in table.foreign_keys:
         if key.parent.name != "org_id" and key.column.name != "kind":
             if key.column.table.name in _ITEM_TABLES:

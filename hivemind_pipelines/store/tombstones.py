@@ -316,6 +316,20 @@ FORGET_JOBS = text("""
         WHERE t.org_id = j.org_id AND t.fingerprint = j.fingerprint)
 """)
 
+# Pending rows that were matched with an item, or say what it says, are to be labelled anew.
+REOPEN_LABELS = text(f"""
+    UPDATE distillation.prescreens s SET label_stamp = ''
+    WHERE s.org_id = :org_id AND s.pending_id IN (
+        SELECT m.pending_id FROM distillation.pending_matches m
+        WHERE m.org_id = :org_id AND m.other_id = ANY(CAST(:ids AS uuid[]))
+        UNION ALL
+        SELECT p.id FROM public.pending_contributions p
+        JOIN public.knowledge_items k
+            ON k.org_id = p.org_id AND k.id = ANY(CAST(:ids AS uuid[]))
+           AND {_SQUASHED.format("k")} = {_SQUASHED.format("p")}
+        WHERE p.org_id = :org_id)
+""")
+
 WRITE_NAMES = text("""
     INSERT INTO distillation.erased_texts (org_id, keyed_name, sameness, item_id, erased_at)
     SELECT :org_id, n.keyed_name, n.sameness, n.item_id, :at
@@ -361,6 +375,7 @@ def remove(
     retired = _retire(conn, org_id, removal, as_of)
     closed, cases = _close_cases(conn, org_id, ids, as_of)
     conn.execute(erasures.REOPEN_NEIGHBOURS, {"org_id": org_id, "lost": ids})
+    conn.execute(REOPEN_LABELS, of_ids)
     counts["public.quality_signals"] += conn.execute(SCRUB_SIGNALS, of_ids).rowcount
     names = {"org_id": org_id, "names": list(map(str, ids))}
     counts["public.quality_signals"] += conn.execute(SCRUB_MENTIONS, names).rowcount

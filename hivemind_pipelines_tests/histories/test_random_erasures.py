@@ -121,8 +121,8 @@ GRAPH = (
     """
     INSERT INTO distillation.item_features
         (org_id, item_id, content_hash, scope_hash, class_key, signature, discriminators, stamp)
-    SELECT :org, id, content_hash, 'scope', sha256(uuid_send(id)), '', '{}', 's'
-    FROM public.knowledge_items WHERE org_id = :org
+    SELECT org_id, id, content_hash, 'scope', sha256(uuid_send(id)), '', '{}', 's'
+    FROM public.knowledge_items
     """,
     """
     INSERT INTO distillation.candidate_pairs

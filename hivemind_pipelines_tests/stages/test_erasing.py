@@ -38,7 +38,7 @@ from hivemind_pipelines_tests.builders import (
     unit_vector,
 )
 from hivemind_pipelines_tests.observed import own_digest
-from hivemind_pipelines_tests.stages.commons import NOW, distil, policy
+from hivemind_pipelines_tests.stages.commons import NOW, distil, policy, services
 
 KEY = b"a key of the tests alone, 32 bytes"
 LATER = NOW + timedelta(minutes=5)
@@ -469,4 +469,28 @@ def test_undo_brings_nothing_back_and_says_why(store: Store, office: Office) -> 
     assert f"its canonical {kept} was erased" in reasons
     assert {item: read_item(store, item) for item in (kept, merged)} == before
     assert read_item(store, other)["expired_at"] is None
+    holds(store)
+
+
+def test_pending_rows_that_say_what_was_erased_are_told_to_the_reviewer(store: Store, office: Office) -> None:
+    secret = insert_item(store, SECRET)
+    waiting = [insert_pending(store, text) for text in (SECRET, f"{SECRET}.", FIX)]
+    keyed = services(receipt_key=KEY)
+    distil(store, using=keyed)
+    named = "SELECT count(*) FROM public.pending_contributions WHERE tags::text LIKE '%' || :id || '%'"
+    assert scalar(store, named, id=str(secret)) == 2
+    erase_one(office, secret)
+    distil(store, using=keyed, now=NOW + timedelta(hours=1))
+    found = {row.id: row.tags for row in rows(store, "SELECT id, tags FROM public.pending_contributions")}
+    labels = [found[one] and found[one]["prescreen"]["labels"][0] for one in waiting[:2]]
+    assert labels == [
+        {"label": "erased_before", "sameness": "exact"},
+        {"label": "erased_before", "sameness": "normalised"},
+    ]
+    assert "erased_before" not in json.dumps(found[waiting[2]])
+    assert scalar(store, named, id=str(secret)) == 0
+    insert_pending(store, f" {SECRET}!")
+    distil(store, using=keyed, now=NOW + timedelta(hours=2))
+    told = "SELECT count(*) FROM public.pending_contributions WHERE tags::text LIKE '%erased_before%'"
+    assert scalar(store, told) == 3
     holds(store)
