@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from dagster import DagsterInstance, DagsterRunStatus, RunRequest, RunsFilter
 
@@ -21,6 +22,12 @@ REQUESTS_PER_TICK = 25
 BUDGET_S = 40.0
 #: An org whose runs keep failing is tried again after min_interval, twice that, and so on up to this.
 BACKOFF_MAX = timedelta(hours=6)
+#: An erasure must reach everything within a minute: one that failed is soon tried again.
+ERASURE_BACKOFF = timedelta(minutes=1)
+ERASURE_BACKOFF_MAX = timedelta(minutes=10)
+
+#: How long an org waits after so many failures in a row.
+Backoff = Callable[[OrgId, int], timedelta]
 
 _RECENT_RUNS = 8
 _IN_PROGRESS = [
@@ -55,7 +62,8 @@ def distillation_requests(
     decisions = due.decide_all(backlogs.gate, backlogs.orgs, policy, now)
     watermarks = {backlog.org_id: backlog.watermark for backlog in backlogs.orgs}
     reasons = {decision.org_id: decision.reason for decision in decisions if isinstance(decision, Due)}
-    chosen = _choose(instance, tags.DISTILLATION_ORG, reasons, policy, now, cursor, limit, clock)
+    backoff = partial(_distillation_backoff, policy)
+    chosen = _choose(instance, tags.DISTILLATION_ORG, reasons, backoff, now, cursor, limit, clock)
     run_requests = [
         distillation_request(
             org_id,
@@ -79,7 +87,6 @@ def distillation_request(org_id: OrgId, *, run_key: str | None = None) -> RunReq
 def erasure_requests(
     instance: DagsterInstance,
     org_ids: Sequence[OrgId],
-    policy: DistillationPolicy,
     now: datetime,
     *,
     cursor: str = "",
@@ -87,7 +94,7 @@ def erasure_requests(
     clock: Callable[[], float] = time.monotonic,
 ) -> Requested:
     """One request for each org with something to erase; they go ahead of everything in the queue."""
-    chosen = _choose(instance, tags.ERASURE_ORG, org_ids, policy, now, cursor, limit, clock)
+    chosen = _choose(instance, tags.ERASURE_ORG, org_ids, _erasure_backoff, now, cursor, limit, clock)
     run_requests = [
         RunRequest(
             run_key=due.run_key(org_id, "erasure", int(now.timestamp() // 30)),
@@ -107,7 +114,7 @@ def _choose(
     instance: DagsterInstance,
     org_tag: str,
     candidates: Iterable[OrgId],
-    policy: DistillationPolicy,
+    backoff: Backoff,
     now: datetime,
     cursor: str,
     limit: int,
@@ -120,7 +127,7 @@ def _choose(
     for org_id in waiting:
         if len(chosen) == limit or clock() > deadline:
             break
-        if not _in_backoff(instance, org_tag, org_id, policy, now):
+        if not _in_backoff(instance, org_tag, org_id, backoff, now):
             chosen.append(org_id)
     return chosen
 
@@ -141,7 +148,7 @@ def _orgs_in_progress(instance: DagsterInstance, org_tag: str) -> set[str]:
 
 
 def _in_backoff(
-    instance: DagsterInstance, org_tag: str, org_id: OrgId, policy: DistillationPolicy, now: datetime
+    instance: DagsterInstance, org_tag: str, org_id: OrgId, backoff: Backoff, now: datetime
 ) -> bool:
     """Whether the org's newest runs failed in a row, and the last one too recently to try again."""
     records = instance.get_run_records(RunsFilter(tags={org_tag: partition_key(org_id)}), limit=_RECENT_RUNS)
@@ -150,9 +157,17 @@ def _in_backoff(
         failures += 1
     if not failures:
         return False
-    wait = min(policy.for_org(org_id).gate.min_interval * (1 << failures - 1), BACKOFF_MAX)
+    wait = backoff(org_id, failures)
     ended_at = datetime.fromtimestamp(records[0].end_time or records[0].create_timestamp.timestamp(), UTC)
     return now - ended_at < wait
+
+
+def _distillation_backoff(policy: DistillationPolicy, org_id: OrgId, failures: int) -> timedelta:
+    return min(policy.for_org(org_id).gate.min_interval * (1 << failures - 1), BACKOFF_MAX)
+
+
+def _erasure_backoff(_org_id: OrgId, failures: int) -> timedelta:
+    return min(ERASURE_BACKOFF * (1 << failures - 1), ERASURE_BACKOFF_MAX)
 
 
 def _reason(backlogs: Backlogs, due_orgs: Iterable[OrgId], chosen: Sequence[OrgId]) -> str:

@@ -78,9 +78,10 @@ def _erasure_sensor(status: DefaultSensorStatus) -> SensorDefinition:
         ),
     )
     def erasure_backlog(context: SensorEvaluationContext, commons: ResourceParam[Commons]) -> SensorResult:
-        policy, now = commons.current_policy(), datetime.now(UTC)
         org_ids = backlog.erasure_orgs(commons.current_store())
-        requested = erasure_requests(context.instance, org_ids, policy, now, cursor=context.cursor or "")
+        requested = erasure_requests(
+            context.instance, org_ids, datetime.now(UTC), cursor=context.cursor or ""
+        )
         return _result(context, requested, org_ids)
 
     return erasure_backlog

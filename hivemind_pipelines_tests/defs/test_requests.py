@@ -124,11 +124,23 @@ def test_an_org_whose_id_dagster_refuses_is_asked_for_by_its_key(instance: Dagst
 
 def test_an_erasure_goes_ahead_and_waits_for_no_distillation(instance: DagsterInstance) -> None:
     _run(instance, "acme", DagsterRunStatus.STARTED)
-    [request] = erasure_requests(instance, [OrgId("acme")], POLICY, NOW).run_requests
+    [request] = erasure_requests(instance, [OrgId("acme")], NOW).run_requests
     assert int(request.tags[tags.PRIORITY]) > 0
     assert tags.DISTILLATION_ORG not in request.tags
 
 
 def test_one_erasure_of_an_org_is_in_progress_at_a_time(instance: DagsterInstance) -> None:
     _run(instance, "acme", DagsterRunStatus.STARTING, tags.ERASURE_ORG)
-    assert erasure_requests(instance, [OrgId("acme")], POLICY, NOW).run_requests == []
+    assert erasure_requests(instance, [OrgId("acme")], NOW).run_requests == []
+
+
+def test_an_erasure_that_failed_is_tried_again_within_minutes(instance: DagsterInstance) -> None:
+    def asked_after(minutes: int) -> bool:
+        now = datetime.now(UTC) + timedelta(minutes=minutes)
+        return bool(erasure_requests(instance, [OrgId("acme")], now).run_requests)
+
+    _run(instance, "acme", DagsterRunStatus.FAILURE, tags.ERASURE_ORG)
+    assert [asked_after(minutes) for minutes in (0, 2)] == [False, True]
+    for _ in range(7):
+        _run(instance, "acme", DagsterRunStatus.FAILURE, tags.ERASURE_ORG)
+    assert [asked_after(minutes) for minutes in (9, 11)] == [False, True]
