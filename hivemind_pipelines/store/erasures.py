@@ -134,6 +134,16 @@ FORGET_GONE = text("""
     WHERE org_id = :org_id AND item_id = ANY(CAST(:gone AS uuid[]))
 """)
 
+# A verdict of the model is kept under the hashes of two texts: without both it answers no question.
+FORGET_VERDICTS = text("""
+    DELETE FROM distillation.llm_verdicts v
+    WHERE v.org_id = :org_id AND (
+        NOT EXISTS (SELECT FROM public.knowledge_items k
+                    WHERE k.org_id = v.org_id AND k.content_hash = v.a_hash)
+        OR NOT EXISTS (SELECT FROM public.knowledge_items k
+                       WHERE k.org_id = v.org_id AND k.content_hash = v.b_hash))
+""")
+
 WRITE_TOMBSTONES = text("""
     INSERT INTO distillation.tombstones AS t (org_id, item_id, kind, at, run_id)
     SELECT :org_id, n.item_id, n.kind, :at, :run_id
@@ -173,6 +183,8 @@ def propagate(
     conn.execute(REOPEN_NEIGHBOURS, {"org_id": org_id, "lost": lost})
     conn.execute(REOPEN_RESTORED, {"org_id": org_id, "restored": list(losses.restored)})
     conn.execute(FORGET_GONE, {"org_id": org_id, "gone": list(losses.gone)})
+    if losses.gone:
+        conn.execute(FORGET_VERDICTS, {"org_id": org_id})
     kinds = [(item, "deleted") for item in losses.deleted] + [(item, "gone") for item in losses.gone]
     tombstones = {
         "org_id": org_id, "at": as_of, "run_id": run_id,

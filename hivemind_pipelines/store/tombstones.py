@@ -298,16 +298,6 @@ CLOSE_CASES = text("""
     WHERE c.org_id = :org_id AND c.case_id = ANY(CAST(:cases AS uuid[]))
 """)
 
-# A verdict of the model is kept under the hashes of two texts: without both it answers no question.
-FORGET_VERDICTS = text("""
-    DELETE FROM distillation.llm_verdicts v
-    WHERE v.org_id = :org_id AND (
-        NOT EXISTS (SELECT FROM public.knowledge_items k
-                    WHERE k.org_id = v.org_id AND k.content_hash = v.a_hash)
-        OR NOT EXISTS (SELECT FROM public.knowledge_items k
-                       WHERE k.org_id = v.org_id AND k.content_hash = v.b_hash))
-""")
-
 # Jobs are named by hashes over hashes; those of standing topics stay, the others are only claims and waits.
 FORGET_JOBS = text("""
     DELETE FROM distillation.llm_jobs j
@@ -385,7 +375,7 @@ def remove(
     unmerged = conn.execute(FORGET_MERGES, of_ids).all()
     counts["distillation.merges"] += len(revived) + len(unmerged)
     counts.update(purge.purge(conn, org_id, ids, cases, sorted(hashes)))
-    counts["distillation.llm_verdicts"] += conn.execute(FORGET_VERDICTS, {"org_id": org_id}).rowcount
+    counts["distillation.llm_verdicts"] += conn.execute(erasures.FORGET_VERDICTS, {"org_id": org_id}).rowcount
     counts["distillation.llm_jobs"] += conn.execute(FORGET_JOBS, {"org_id": org_id}).rowcount
     conn.execute(REGISTER_ERASED, of_ids)
     tombstones = {

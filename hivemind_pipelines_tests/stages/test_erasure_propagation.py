@@ -12,6 +12,7 @@ from hivemind_pipelines.store.migrations.migrate import migrate
 from hivemind_pipelines_tests.builders import (
     ACME,
     delete_item,
+    execute,
     insert_item,
     insert_items,
     org_dump,
@@ -196,3 +197,20 @@ def test_a_summary_that_would_say_the_same_again_comes_back_for_the_rest(store: 
     again = distil(store, under=quoted, now=NOW + timedelta(hours=2))
     assert {receipt.outcome for receipt in again.values()} == {"nothing_due"}
     holds(store)
+
+
+def test_verdicts_of_the_model_go_with_a_removed_text(store: Store) -> None:
+    removed, kept, other = insert_items(store, RELATED[:3])
+    distil(store)
+    hashes = {one: read_item(store, one)["content_hash"] for one in (removed, kept, other)}
+    for a_hash, b_hash in ((hashes[removed], hashes[kept]), (hashes[kept], hashes[other])):
+        execute(
+            store,
+            "INSERT INTO distillation.llm_verdicts VALUES (:org, LEAST(:a COLLATE \"C\", :b COLLATE \"C\"),"
+            " GREATEST(:a COLLATE \"C\", :b COLLATE \"C\"), 'v', 'm', true, 1)",
+            org=ACME, a=a_hash, b=b_hash,
+        )  # fmt: skip
+    delete_item(store, removed)
+    propagate(store)
+    [left] = rows(store, "SELECT a_hash, b_hash FROM distillation.llm_verdicts")
+    assert {left.a_hash, left.b_hash} == {hashes[kept], hashes[other]}
