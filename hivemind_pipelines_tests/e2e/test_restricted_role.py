@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import make_url
 
 from hivemind_pipelines.core.model import OrgId, RunId, Stage
-from hivemind_pipelines.stages import backlog, erasure_propagation, quality_scores
+from hivemind_pipelines.stages import backlog, erasing, erasure_propagation, quality_scores
 from hivemind_pipelines.stages.backlog import ModelStamps
+from hivemind_pipelines.stages.erasing import Office
+from hivemind_pipelines.stages.residual_scan import Places
 from hivemind_pipelines.store import invariants, roles, runs
 from hivemind_pipelines.store.connection import Store, StoreError, open_store
 from hivemind_pipelines.store.migrations.migrate import migrate
@@ -97,6 +100,25 @@ def test_everything_but_migrating_runs_under_the_restricted_role(owner: Store, r
         assert invariants.violations(conn) == ()
     found = backlog.read(restricted, LOOSE, NOW, ModelStamps.of(services()))
     assert {org.org_id: sum(org.due.values()) for org in found.orgs} == {ACME: 0}
+
+
+def test_only_the_erasing_role_may_erase(owner: Store, restricted: Store, tmp_path: Path) -> None:
+    sources = insert_items(owner, RELATED, category="tooling")
+    distil(restricted, under=LOOSE)
+    before = public_dump(owner)
+    office = Office(Places(restricted, directories=(tmp_path,)), tmp_path, b"a key of the tests")
+    with pytest.raises(StoreError, match="lacks a right"):
+        erasing.erase(office, LOOSE, sources[:1], reason="asked", with_copies=False, now=NOW)
+    assert public_dump(owner) == before
+    for statement in roles.erasing_grants_sql(ROLE):
+        execute(owner, statement)
+    [issued] = erasing.erase(office, LOOSE, sources[:1], reason="asked", with_copies=False, now=NOW).issued
+    assert issued.residue == {}
+    assert scalar(owner, "SELECT count(*) FROM public.knowledge_items WHERE content LIKE '[erased %'") == 2
+    # The server's own table of revisions was not granted: what cannot be read is named.
+    scan = issued.receipt["scan"]
+    assert isinstance(scan, dict)
+    assert scan["not_scanned"] == ["public.alembic_version.version_num"]
 
 
 TABLES = ("knowledge_items", "pending_contributions", "quality_signals", "deployment_config")
