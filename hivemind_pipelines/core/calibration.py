@@ -20,7 +20,7 @@ GRAVE_KINDS: Final = (
 ALIGNED_SHARE_MAX: Final = 0.6
 
 #: What may turn a statement round and needs a reader to tell.
-UNCLEAR: Final = ("order_broken", "negation_open", "voice_changed")
+UNCLEAR: Final = ("order_broken", "negation_open", "voice_changed", "mood_changed")
 
 #: Terms that may only speak for a duplicate; every other term may only speak against one.
 SIMILARITIES: Final = frozenset(
@@ -87,18 +87,17 @@ def is_in_range(scores: Scores) -> bool:
         return False
     if scores["tokens_min"] < _LIMITS["tokens_min"]:
         return False
-    if any(scores[name] for name in UNCLEAR):
+    # A comparison that an older version stored lacks what that version did not look at.
+    if any(scores.get(name, 0.0) for name in UNCLEAR):
         return False
     grave = sum(scores[f"n_{kind}"] for kind in GRAVE_KINDS)
     if grave == 0.0:
         return scores["changed"] <= _LIMITS["mild_share_max"] * scores["tokens_max"]
     replaced = scores["n_word"] + scores["both_sides_lone"]
-    is_carried = same_code_share(scores) >= _LIMITS["same_code_share_min"]
-    return (
-        is_carried
-        and scores["code_tokens"] >= _LIMITS["code_tokens_min"]
-        and replaced <= _LIMITS["replaced_max"]
-    )
+    if replaced > _LIMITS["replaced_max"] or (replaced and scores["n_quantifier_added"]):
+        return False
+    share_min = _LIMITS["replaced_share_min" if replaced else "same_code_share_min"]
+    return same_code_share(scores) >= share_min and scores["code_tokens"] >= _LIMITS["code_tokens_min"]
 
 
 def _load() -> tuple[float, dict[str, float], dict[str, float]]:

@@ -5,15 +5,18 @@ from enum import StrEnum
 
 from hivemind_pipelines.core.lexicon import (
     ANTONYMS,
+    CAPITAL_NAMES,
     FUNCTION_WORDS,
     LOOKALIKES,
     NEGATIONS,
     OPENERS,
+    PARTIES,
     PLACEHOLDERS,
     QUANTIFIERS,
     REVERSALS,
     SIBLINGS,
     SYNONYMS,
+    TENSED_WORDS,
     UNITS,
     words,
 )
@@ -57,6 +60,7 @@ _FILE_LIKE = words(
 )
 _FOLDER_LIKE = words("dir directory directories folder folders")
 _GENERIC = words("name value id key string text n number")
+_SORT_SUFFIX = re.compile(r"[_-](?:name|id|value|path|file|string)")
 _TRAILING_DIGITS = re.compile(r"\d+\Z")
 _EXTENSION = re.compile(r"\.([A-Za-z]\w{0,4})\Z")
 _NUMBER_LIKE = frozenset({Kind.NUMBER, Kind.VERSION})
@@ -96,6 +100,8 @@ def lone_kind(token: Token) -> ChangeKind:
         return ChangeKind.QUANTIFIER_ADDED
     if token.kind is Kind.CODE:
         return ChangeKind.CODE_ADDED
+    if token.key in TENSED_WORDS:
+        return ChangeKind.WORD_ADDED
     if token.key in FUNCTION_WORDS:
         return ChangeKind.FUNCTION
     if token.key in OPENERS:
@@ -116,8 +122,19 @@ def is_placeholder(form: str) -> bool:
     return plain in PLACEHOLDERS or ("_" in plain and plain.rsplit("_", 1)[1] in PLACEHOLDERS)
 
 
+def is_same_sort(removed: Token, added: Token) -> bool:
+    """Whether both are values to fill in, and not a file in place of a folder."""
+    a, b = removed.form.lower(), added.form.lower()
+    if removed.is_literal or added.is_literal or not _is_value(removed.form, added.form):
+        return False
+    sorts = {(bool(parts & _FILE_LIKE), bool(parts & _FOLDER_LIKE)) for parts in (_parts(a), _parts(b))}
+    return sorts != {(True, False), (False, True)}
+
+
 def _is_value(a: str, b: str) -> bool:
     """Whether both are values to fill in: placeholders, or one a path or address in place of the other's."""
+    if _is_named_after(a, b):
+        return True
     if not is_placeholder(a):
         a, b = b, a
     if not is_placeholder(a):
@@ -128,6 +145,13 @@ def _is_value(a: str, b: str) -> bool:
         return "://" in b or "@" in b or bool(_DOMAIN.search(b))
     extensions = _EXTENSION.search(a), _EXTENSION.search(b)
     return all(extensions) and "/" not in b and a.lower().startswith("path")
+
+
+def _is_named_after(a: str, b: str) -> bool:
+    """Whether one is the other with what sort of value it is: `language` and `language_name`."""
+    short, long = sorted((a.lower(), b.lower()), key=len)
+    rest = _SORT_SUFFIX.fullmatch(long.removeprefix(short)) if short.isidentifier() else None
+    return long.startswith(short) and rest is not None
 
 
 def stem(word: str) -> str:
@@ -169,6 +193,10 @@ def _flag_relation(removed: Token, added: Token) -> ChangeKind | None:
 def _word_relation(removed: Token, added: Token) -> ChangeKind | None:
     a, b = removed.form.lower(), added.form.lower()
     is_code = removed.in_code and added.in_code
+    if a == b and not is_code and removed.key.lower() != added.key.lower():
+        return _other_sense(removed, added)
+    if {removed.form, added.form} & CAPITAL_NAMES and a == b:
+        return ChangeKind.WORD
     if a == b or _SQUEEZE.sub("", a) == _SQUEEZE.sub("", b) != "":
         return _case_relation(removed, added) if is_code else ChangeKind.CASE
     pair = frozenset((a, b))
@@ -193,21 +221,41 @@ def _word_relation(removed: Token, added: Token) -> ChangeKind | None:
     return _prose_relation(removed, added)
 
 
+def _other_sense(removed: Token, added: Token) -> ChangeKind:
+    """One spelling for two things: Mb and MB, few and a few, a measure and a word by itself."""
+    for groups, kind in ((UNITS, ChangeKind.UNIT), (QUANTIFIERS, ChangeKind.QUANTIFIER)):
+        lines = [groups.get(token.key) for token in (removed, added)]
+        if None not in lines and lines[0] != lines[1]:
+            return kind
+    return ChangeKind.CASE
+
+
 def _prose_relation(removed: Token, added: Token) -> ChangeKind | None:
     a, b = removed.key, added.key
     if frozenset((a, b)) in SYNONYMS or (frozenset((stem(a), stem(b))) in SYNONYMS):
         return ChangeKind.SYNONYM
     if stem(a) == stem(b):
-        return ChangeKind.INFLECTION
+        return ChangeKind.WORD if _is_voiced(a, b) else ChangeKind.INFLECTION
     if is_misspelt(a, b):
         return ChangeKind.SPELLING
     if a in FUNCTION_WORDS and b in FUNCTION_WORDS:
-        return ChangeKind.FUNCTION
+        return ChangeKind.WORD if _is_other_party_or_time(a, b) else ChangeKind.FUNCTION
     if a in FUNCTION_WORDS or b in FUNCTION_WORDS:
         return None
     if removed.is_name and added.is_name:
         return ChangeKind.NAME
     return ChangeKind.WORD
+
+
+def _is_voiced(a: str, b: str) -> bool:
+    """Whether one says who does it and the other to whom it is done: a calling and a called service."""
+    return {a.endswith("ing"), b.endswith("ing")} == {True, False} and (a.endswith("ed") or b.endswith("ed"))
+
+
+def _is_other_party_or_time(a: str, b: str) -> bool:
+    if TENSED_WORDS.get(a) != TENSED_WORDS.get(b):
+        return True
+    return a in PARTIES and b in PARTIES and PARTIES[a] != PARTIES[b]
 
 
 def _case_relation(removed: Token, added: Token) -> ChangeKind:

@@ -37,6 +37,32 @@ OPENERS = words(
     """
 )
 
+#: Function words that say when, one line a time: another line, or one word more, is another time.
+TENSED_WORDS = _groups(
+    """will would
+    was were had did"""
+)
+
+#: Words that tie a number to what is counted; before a number another one is another measure.
+MEASURING_WORDS = words("in for at on by to from of with within after before until since over under per")
+
+#: Function words that say whose or which, one line a party; another line is somebody or something else.
+PARTIES = _groups(
+    """i my me we our us
+    you your
+    he his him
+    she her
+    they their them
+    this these
+    that those
+    when
+    while
+    where"""
+)
+
+#: Abbreviations that another word is spelled like.
+CAPITAL_NAMES = words("IT US WHO")
+
 NEGATIONS = words(
     """
     not no never none neither nor cannot can't without non don't doesn't didn't isn't aren't wasn't
@@ -124,6 +150,15 @@ ANTONYMS = _pairs(
     hot|cold light|dark big|small large|small long|short new|old high|low fast|slow strong|weak
     wide|narrow thick|thin hard|easy,soft good|bad best|worst better|worse leading|trailing
     prefix|suffix and|or head|tail odd|even buy|sell debit|credit profit|loss gain|lose win|lose
+    breaks|fixes,repairs break|fix,repair works|fails,breaks work|fail,break worked|failed,broke
+    keeps|loses,drops,removes,discards preserves|loses,drops,removes,discards keep|lose front|behind,back
+    ahead|behind gains|loses wins|loses encrypt|sign encrypts|signs leader|follower,replica buyer|seller
+    employer|employee lender|borrower debtor|creditor caller|callee owner|guest vertical|horizontal
+    inclusive|exclusive included|exempt readable|unreadable,writable correct|wrong,incorrect
+    right|wrong old|modern cheap|expensive rich|poor dry|wet day|night morning|evening,afternoon
+    yesterday|today,tomorrow today|tomorrow monthly|yearly,weekly,daily hourly|daily,weekly,monthly
+    daily|weekly,monthly,yearly weekly|monthly,yearly staging|production,prod development|production,prod
+    staging|development own|shared,foreign own|other slows|speeds slower|quicker quick|slow
     increase|lower revert|reapply,reland enabled|disabled starts|stops started|stopped
     starting|stopping adds|removes,deletes added|removed,deleted adding|removing,deleting
     opens|closes opening|closing enables|disables enabling|disabling allows|denies,forbids,prevents
@@ -165,13 +200,13 @@ SYNONYMS = _pairs(
     update|refresh search|look,find find|locate,look execute|run executes|runs executing|running
     command|program,tool app|application apps|applications website|site webpage|page
     url|link,address file|document files|documents picture|image pictures|images e-mail|email
-    mail|email username|user password|passphrase machine|computer,host host|server,hostname
+    mail|email username|user password|passphrase machine|computer,host host|hostname
     kill|terminate stop|terminate,halt quit|exit exit|leave check|verify,test,inspect
     checks|verifies choose|select pick|select,choose whole|entire,complete entire|complete,full
     every|all,each each|all only|just allow|permit,let allows|permits,lets disallow|forbid,prohibit
     disallows|forbids,prohibits ensure|guarantee require|need requires|needs required|needed
     correct|right wrong|incorrect quickly|fast rapidly|quickly usually|normally,generally
-    commonly|often current|present previous|prior,last number|count,amount lists|enumerates
+    commonly|often current|present previous|prior number|count,amount lists|enumerates
     text|content contents|content stdin|input stdout|output stderr|error terminal|console
     shell|terminal variable|var variables|vars function|func functions|funcs regex|regexp,pattern
     regexes|regexps administrator|admin administrators|admins authentication|auth development|dev
@@ -185,7 +220,7 @@ SYNONYMS = _pairs(
     silently|quietly,silent automatically|auto desired|given named|called called|named
     particular|specific,given,certain specific|given,certain,named instance|copy process|task
     beginning|start end|finish big|large small|little identical|same whether|if if|when
-    while|whilst,when where|in inside|in,within within|in onto|on upon|on via|using,through,with,by
+    while|whilst where|in inside|in,within within|in onto|on upon|on via|using,through,with,by
     through|using,by by|using,with with|using,having and|plus or|and/or prevents|avoids,stops
     prevent|avoid,stop don't|avoid suggests|recommends,advises recommend|suggest,advise grey|gray
     licence|license jpg|jpeg utf8|utf-8 postgres|postgresql golang|go k8s|kubernetes js|javascript
@@ -196,6 +231,7 @@ SYNONYMS = _pairs(
 #: Pairs of real words, or of their stems, that are one slip apart.
 LOOKALIKES = _pairs(
     """
+    lose|loose loos|los advers|avers moral|morale personal|personnel dual|duel quot|quota site|cite
     form|from quit|quiet trial|trail later|latter latest|lattest angel|angl united|untied
     compiled|complied filed|field unti|unit compil|comply tried|tired caus|casual causal|casual
     dairy|diary compli|compil fil|field fil|fli tri|tir compet|complet contact|contract server|sever
@@ -216,7 +252,7 @@ QUANTIFIERS = _groups(
     any
     some several
     many lots
-    few
+    few little
     most
     none
     only solely exclusively

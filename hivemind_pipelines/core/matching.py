@@ -11,7 +11,7 @@ from hivemind_pipelines.core.alignment import Alignment, Change, align
 from hivemind_pipelines.core.calibration import is_in_range, probability
 from hivemind_pipelines.core.confirmation import CONFIRM_PROMPT_VERSION, confirmation_request, parse_verdict
 from hivemind_pipelines.core.features import normalise_scope
-from hivemind_pipelines.core.kinship import ChangeKind, is_placeholder, stem
+from hivemind_pipelines.core.kinship import ChangeKind, is_placeholder, is_same_sort, stem
 from hivemind_pipelines.core.lexicon import (
     FUNCTION_WORDS,
     NEGATIONS,
@@ -59,6 +59,8 @@ CLAUSE_WORDS_MIN = 3
 #: With more words replaced than this another order is no longer taken for swapped arguments.
 REWORDED_MIN = 2
 
+_CLOSING = "\"')]*_ "
+
 VETO_KINDS = (
     ChangeKind.VERSION,
     ChangeKind.NUMBER,
@@ -82,6 +84,7 @@ class Prepared:
     words: frozenset[str]
     content: frozenset[str]
     code: tuple[str, ...]
+    questions: int
     size: int
 
 
@@ -97,12 +100,18 @@ def prepare(item: MatchInput, policy: MatchingPolicy) -> Prepared:
         words=frozenset(token.key for token in flat),
         content=frozenset(filter(None, map(_root, flat))),
         code=tuple(_value_free(token) for token in flat if token.in_code),
+        questions=_questions(item.content),
         size=len(flat),
     )
 
 
 def _runs(content: str) -> tuple[tuple[Token, ...], ...]:
     return tuple(filter(None, (tokenise(sentence) for sentence in sentences(clean(content)))))
+
+
+def _questions(content: str) -> int:
+    """How many sentences ask."""
+    return sum(sentence.rstrip(_CLOSING).endswith("?") for sentence in sentences(clean(content)))
 
 
 def _root(token: Token) -> str:
@@ -140,7 +149,6 @@ def _similarities(a: Prepared, b: Prepared) -> dict[str, float]:
         "containment": _containment(a.words, b.words),
         "content_overlap": _containment(a.content, b.content),
         "same_normalised": float(a.normalised == b.normalised),
-        "same_code": float(bool(a.code) and a.code == b.code),
         "has_code": float(bool(a.code) and bool(b.code)),
         "code_tokens": float(min(len(a.code), len(b.code))),
         "tokens_min": float(smaller),
@@ -179,6 +187,7 @@ def _counts(alignment: Alignment, a: Prepared, b: Prepared) -> dict[str, float]:
     changed = sum(max(len(change.removed), len(change.added)) for change in alignment.changes)
     return {
         **{f"n_{kind}": count for kind, count in counts.items()},
+        "same_code": float(_is_same_code(alignment, a, b)),
         "both_sides_lone": float(min(_lone_words(lone, False), _lone_words(lone, True))),
         "changed": float(changed),
         "sentences_moved": float(alignment.sentences_moved),
@@ -186,8 +195,30 @@ def _counts(alignment: Alignment, a: Prepared, b: Prepared) -> dict[str, float]:
         "order_broken": float(_is_order_broken(alignment, a, b)),
         "negation_open": float(_lone_negations(alignment.changes) != 0),
         "voice_changed": float(_is_voice_changed(alignment.changes)),
+        "mood_changed": float(a.questions != b.questions),
     }
 
+
+def _is_same_code(alignment: Alignment, a: Prepared, b: Prepared) -> bool:
+    """Whether both hold code, and the same but for values to fill in and for what is marked as code."""
+    if not (a.code and b.code):
+        return False
+    if not alignment.changes:
+        return a.code == b.code
+    return alignment.is_exact and all(map(_leaves_code, alignment.changes))
+
+
+def _leaves_code(change: Change) -> bool:
+    tokens = (*change.removed, *change.added)
+    if not any(token.in_code for token in tokens) or change.kind is ChangeKind.PLACEHOLDER:
+        return True
+    if change.kind is ChangeKind.WORD:
+        return all(token.in_code for token in tokens) and is_same_sort(change.removed[0], change.added[0])
+    return change.kind in _SPELLED
+
+
+#: Changes of how a token is written, which for code are changes of markup alone.
+_SPELLED = (ChangeKind.CASE, ChangeKind.SPELLING)
 
 _SUBSTANTIAL = (ChangeKind.WORD_ADDED, ChangeKind.NAME_ADDED, ChangeKind.CODE_ADDED, ChangeKind.NUMBER_ADDED)
 
@@ -209,7 +240,7 @@ def _is_voice_changed(changes: Sequence[Change]) -> bool:
         lone = {
             token.key
             for change in changes
-            if change.kind is ChangeKind.FUNCTION
+            if change.kind in (ChangeKind.FUNCTION, ChangeKind.WORD, ChangeKind.WORD_ADDED)
             for token in getattr(change, side)
         }
         if "by" in lone and not lone.isdisjoint(PASSIVE_WORDS):

@@ -327,8 +327,8 @@ class DistillationPolicy(Section):
 
 #: Raised by hand when the code that computes features, comparisons or decisions changes its output.
 EXTRACTOR_VERSION = 2
-COMPARISON_VERSION = 2
-DECISION_VERSION = 2
+COMPARISON_VERSION = 3
+DECISION_VERSION = 3
 CONFLICT_VERSION = 1
 
 _GROUPS: dict[SectionGroup, tuple[str, ...]] = {

@@ -12,6 +12,9 @@ Run = Sequence[Token]
 #: One block that changes places with its neighbour leaves exactly so many joints behind.
 TRANSPOSED_JOINTS = 3
 
+#: Two blocks that change places around a third leave so many; with more the text is told in another order.
+EXCHANGED_JOINTS = 4
+
 
 class Order(StrEnum):
     """How the shared tokens of two texts stand: as before, as a clause moved, unclear, or swapped."""
@@ -38,7 +41,7 @@ def order(a: Run, b: Run) -> Order:
     if not joints:
         return Order.KEPT
     if len(joints) > TRANSPOSED_JOINTS:
-        return Order.SWAPPED
+        return Order.SWAPPED if len(joints) <= EXCHANGED_JOINTS else Order.OPEN
     start, middle, end = joints
     return _transposed(kept[start:middle], kept[middle:end])
 
@@ -64,19 +67,28 @@ def _transposed(left: Run, right: Run) -> Order:
     if any(is_code):
         return Order.MOVED
     short, long = sorted((left, right), key=len)
+    if len(long) == 1 and _is_turning(long[0]):
+        short, long = long, short
     if len(short) == 1:
         return _stepped(short[0], long)
-    is_clause = any(block[0].key in CONNECTIVES for block in (left, right))
+    is_clause = any(block[0].form.lower() in CONNECTIVES for block in (left, right))
     return Order.MOVED if is_clause else Order.OPEN
 
 
 def _stepped(token: Token, over: Run) -> Order:
     """What it means that one token of prose moved over others."""
-    if token.key in NEGATIONS or token.key in QUANTIFIERS or token.key in CONNECTIVES:
+    if _is_turning(token):
         return Order.SWAPPED
+    if any(other.key in NEGATIONS for other in over):
+        return Order.OPEN
     if not is_binding(token):
         return Order.MOVED
     return Order.SWAPPED if any(map(is_binding, over)) else Order.OPEN
+
+
+def _is_turning(token: Token) -> bool:
+    """Whether a word says something of what follows it, and of that alone."""
+    return token.key in NEGATIONS or token.key in QUANTIFIERS or token.key in CONNECTIVES
 
 
 def is_binding(token: Token) -> bool:

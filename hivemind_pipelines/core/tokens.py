@@ -5,7 +5,15 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from hivemind_pipelines.core.lexicon import NEGATED_FORMS, NEGATIONS, NUMBER_WORDS, UNIT_NAMES, UNITS
+from hivemind_pipelines.core.lexicon import (
+    CAPITAL_NAMES,
+    MEASURING_WORDS,
+    NEGATED_FORMS,
+    NEGATIONS,
+    NUMBER_WORDS,
+    UNIT_NAMES,
+    UNITS,
+)
 from hivemind_pipelines.core.model import Discriminators
 from hivemind_pipelines.core.text import CODE_SPAN, clean
 
@@ -55,6 +63,7 @@ _PART = re.compile(
 _VERSION = re.compile(r"[\^~<>=v]*\d+(?:\.\d+)+[a-z0-9.+-]*|v\d+", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)*(?:e[+-]?\d+)?", re.IGNORECASE)
 _MEASURED = re.compile(r"(\d+(?:\.\d+)?)([a-zµ%]{1,4})", re.IGNORECASE)
+_BITS = re.compile(r"[KMG]b")
 _ALNUM = re.compile(r"\w")
 _QUOTED_SYMBOL = re.compile(r"""(["'`])([^\w\s]{1,4})\1""")
 _BRACKETED = re.compile(r"[^\w\s\"'`.,]+|[\[\]]\w{0,2}")
@@ -86,8 +95,12 @@ def _with_units(found: Sequence[Token]) -> list[Token]:
     units = list(found)
     for place, token in enumerate(found):
         after = found[place + 1] if place + 1 < len(found) else None
+        if token.key in MEASURING_WORDS and after is not None and _is_amount(after) and not token.in_code:
+            units[place] = token._replace(key=f"{token.key} #")
         if token.form in _CURRENCIES and after is not None and after.kind is Kind.NUMBER:
             units[place : place + 2] = [after, _as_unit(token)]
+        elif place and token.key in ("few", "little") and found[place - 1].key == "a":
+            units[place] = token._replace(key="some")
         elif place and _is_amount(found[place - 1]) and token.form.lower() in UNITS and not token.in_code:
             units[place] = _as_unit(token)
     return units
@@ -98,6 +111,8 @@ def _is_amount(token: Token) -> bool:
 
 
 def _as_unit(token: Token) -> Token:
+    if _BITS.fullmatch(token.form):
+        return token._replace(key=f"{token.form[0].lower()}bit")
     return token._replace(key=UNIT_NAMES[UNITS[token.form.lower()]])
 
 
@@ -271,6 +286,8 @@ def _word(form: str, in_code: bool, is_start: bool) -> Iterator[Token]:
         yield Token(form, form, Kind.CODE, in_code, not in_code)
     elif in_code:
         yield Token(form, form, Kind.CODE, True, False)
+    elif form in CAPITAL_NAMES:
+        yield Token(form, form, Kind.WORD, False, True)
     else:
         yield Token(form, lower, Kind.WORD, False, form[0].isupper() and not is_start)
 

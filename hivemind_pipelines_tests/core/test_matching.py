@@ -139,7 +139,68 @@ def test_a_change_that_may_matter_is_not_merged_unasked(a: str, b: str) -> None:
     assert matching.decide(comparison, POLICY).decision == "possible"
 
 
+SMALL_AND_GRAVE = [
+    ("The field was required", "The field is required"),
+    ("The service was restarted by the watchdog", "The service will be restarted by the watchdog"),
+    ("The bug is fixed in the nightly build", "The bug will be fixed in the nightly build"),
+    ("Our service owns the topic", "Their service owns the topic"),
+    ("You must rotate the key", "We must rotate the key"),
+    ("Return when the queue is empty", "Return while the queue is empty"),
+    ("The token is valid in ten minutes", "The token is valid for ten minutes"),
+    ("The price is up 5 euros", "The price is up to 5 euros"),
+    ("Few users need this flag", "A few users need this flag"),
+    ("The calling service sets the header", "The called service sets the header"),
+    ("Remove expiring tokens from the store", "Remove expired tokens from the store"),
+    ("Contact IT about the laptop", "Contact it about the laptop"),
+    ("The upload is limited to 5 Mb a day", "The upload is limited to 5 MB a day"),
+    ("Is the cache shared between tenants?", "The cache is shared between tenants."),
+    ("Use HTTP/2 for the probe?", "Use HTTP/2 for the probe."),
+    ("Lose the lock in time", "Loose the lock in time"),
+    ("The last release broke login", "The previous release broke login"),
+    ("Even if tests fail, deploy; do not roll back", "Even if tests fail, do not deploy; roll back"),
+    ("Delete the file: `rm path/to/file`", "Delete the file: `rm path/to/directory`"),
+    ("Works on Fedora: `dnf install jq`", "Fails on Fedora: `dnf install jq`"),
+    ("Keeps permissions: `cp -a source target`", "Loses permissions: `cp -a source target`"),
+    ("As root: `systemctl restart nginx`", "As any user: `systemctl restart nginx`"),
+    ("Encrypt the archive: `gpg archive.tar`", "Sign the archive: `gpg archive.tar`"),
+    ("Restart it: `svc`", "Restart it: `svc restart`"),
+]
+
+
+@pytest.mark.parametrize(("a", "b"), SMALL_AND_GRAVE)
+def test_a_small_word_that_changes_the_statement_is_not_merged_unasked(a: str, b: str) -> None:
+    assert matching.decide(compared(a, b, cosine=0.99), POLICY).decision != "duplicate"
+
+
+def test_another_order_of_many_words_is_a_question_and_no_veto() -> None:
+    told = "Prices of the data plan rise on 1 February 2026."
+    retold = "From 1 February 2026 on the prices of the data plan rise."
+    comparison = compared(told, retold)
+
+    assert comparison.vetoes == ()
+    assert matching.decide(comparison, POLICY).decision == "possible"
+
+
+def test_a_comparison_that_an_older_version_stored_is_still_decided() -> None:
+    comparison = compared("Run services in seperate sessions", "Run services in separate sessions")
+    older = tuple(score for score in comparison.scores if score[0] != "mood_changed")
+
+    assert matching.decide(replace(comparison, scores=older), POLICY).decision == "duplicate"
+
+
 SAME = [
+    (
+        "Get a value from `yadm`'s configuration: `yadm config --get k`",
+        "Get a value from yadm's configuration: `yadm config --get k`",
+    ),
+    (
+        "Create a project in a language: `cdk init -l language_name`",
+        "Create a project in a language: `cdk init -l language`",
+    ),
+    (
+        "Read from a dump file: `tcpdump -r dumpfile.pcap`",
+        "Read from a dump file: `tcpdump -r path/to/dumpfile.pcap`",
+    ),
     ("Restart the service after every deploy", "restart the  service after every deploy."),
     ("Use “fast” mode in production builds", 'Use "fast" mode in production builds'),
     ("Create an storage account in the portal", "Create a storage account in the portal"),

@@ -18,7 +18,8 @@ POLICY = DistillationPolicy()
 HARD_KINDS = {
     "version", "number", "unit", "date", "currency", "identifier", "flag", "path", "url", "hash", "code_span",
     "code_only", "named_tool", "polarity", "negation", "quantifier", "argument_order", "scope", "added_condition",
-    "topic", "comment_language",
+    "topic", "comment_language", "function_word", "inflection", "spelling", "synonym", "word_order", "opener",
+    "same_code",
 }  # fmt: skip
 EASY_KINDS = {
     "function_word", "inflection", "spelling", "synonym", "case_and_markup", "word_order", "placeholder",
@@ -64,8 +65,8 @@ def test_nothing_merges_that_must_not(judged: Sequence[JudgedPair]) -> None:
 
 def test_what_is_the_same_is_merged_often_and_hardly_ever_lost(judged: Sequence[JudgedPair]) -> None:
     figures = duplicate_pairs.figures(judged)
-    assert figures["automatic"]["recall"] >= 0.58  # type: ignore[index]
-    assert figures["triage_recall"] >= 0.94  # type: ignore[operator]
+    assert figures["automatic"]["recall"] >= 0.55  # type: ignore[index]
+    assert figures["triage_recall"] >= 0.96  # type: ignore[operator]
 
 
 def test_no_policy_merges_what_a_veto_parts(written: Sequence[LabelledPair]) -> None:
