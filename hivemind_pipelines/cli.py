@@ -366,6 +366,11 @@ def _add_evaluate(commands: "Subparsers") -> None:
     evaluate.add_argument(
         "--model", metavar="OUT.json", type=Path, help="where --fit writes to, instead of the shipped model"
     )
+    evaluate.add_argument(
+        "--verdicts",
+        action="store_true",
+        help="--fit learns from the reviewers' verdicts in the configured database too",
+    )
 
 
 def _add_policy(commands: "Subparsers") -> None:

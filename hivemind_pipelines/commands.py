@@ -308,6 +308,7 @@ def evaluate(arguments: argparse.Namespace) -> Answer:
         plot=arguments.plot,
         fit=arguments.fit,
         model=arguments.model,
+        verdicts=arguments.verdicts,
     )
     with terminal.progress() as progress:
         data = evaluation.run(request, settings, policy, progress=progress)

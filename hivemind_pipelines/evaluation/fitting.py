@@ -17,19 +17,6 @@ from hivemind_pipelines.evaluation.metrics import Confusion, auc, precision_reca
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-#: Terms that may only speak for a duplicate; every other term may only speak against one.
-SIMILARITIES = frozenset(
-    {
-        "cosine",
-        "far_cosine",
-        "shingle_jaccard",
-        "word_jaccard",
-        "containment",
-        "same_code",
-        "same_code_share",
-    }
-)
-
 #: No file may teach that such a change weighs less than this: what is rare in one text is common in another.
 CEILINGS: Mapping[str, float] = {
     "word": -1.0,
@@ -56,6 +43,10 @@ CEILINGS: Mapping[str, float] = {
 
 #: Pairs with hardly a word in common are the many easy ones of a cluster file.
 FAR_WEIGHT = 0.2
+
+#: A data set with fewer pairs weighs less in proportion: a handful of verdicts must not turn the model.
+FULL_WEIGHT_PAIRS = 200
+
 L2 = 1e-4
 STEPS_MAX = 100
 STEP_MIN = 1e-6
@@ -150,12 +141,13 @@ def sample(name: str, compared: Iterable[tuple[Comparison, bool]], positives: in
 
 
 def fit(samples: Sequence[Sample]) -> Model:
-    """The model of the samples, each of equal weight; vetoed pairs teach nothing, they never merge."""
+    """The model of the samples, of equal weight but for small ones; vetoed pairs, which never merge, teach nothing."""
     names = samples[0].names
     known = [part for part in samples if not part.is_vetoed.all()]
     rows = np.vstack([part.terms[~part.is_vetoed] for part in known])
     labels = np.concatenate([part.labels[~part.is_vetoed] for part in known]).astype(np.float64)
-    weights = np.concatenate([_weights(part) / len(known) for part in known])
+    weights = np.concatenate([_weights(part) for part in known])
+    weights /= weights.sum()
     design = np.column_stack((np.ones(len(rows)), rows))
     lower, upper = _bounds(names)
     found = _solve(design, labels, weights, lower, upper)
@@ -217,17 +209,17 @@ def shipped_model() -> Path:
 
 
 def _weights(part: Sample) -> Floats:
-    """Weights of a sample's pairs without a veto, summing to one."""
+    """Weights of a sample's pairs without a veto, summing to one unless there are few of them."""
     is_far = part.terms[~part.is_vetoed, part.names.index("far")] > 0.0
     weights = np.where(is_far, FAR_WEIGHT, 1.0)
-    scaled: Floats = weights / weights.sum()
+    scaled: Floats = weights / weights.sum() * min(1.0, len(weights) / FULL_WEIGHT_PAIRS)
     return scaled
 
 
 def _bounds(names: Sequence[str]) -> tuple[Floats, Floats]:
     """The smallest and largest value of the bias, which is free, and of each weight."""
-    lower = [0.0 if name in SIMILARITIES else -np.inf for name in names]
-    upper = [np.inf if name in SIMILARITIES else CEILINGS.get(name, 0.0) for name in names]
+    lower = [0.0 if name in calibration.SIMILARITIES else -np.inf for name in names]
+    upper = [np.inf if name in calibration.SIMILARITIES else CEILINGS.get(name, 0.0) for name in names]
     return np.array([-np.inf, *lower]), np.array([np.inf, *upper])
 
 

@@ -25,6 +25,7 @@ from hivemind_pipelines.evaluation import (
     plots,
     prescreen,
     secrets,
+    verdicts,
 )
 from hivemind_pipelines.evaluation.duplicate_clusters import DistilledFile
 from hivemind_pipelines.evaluation.fitting import Sample
@@ -34,7 +35,7 @@ from hivemind_pipelines.services.embedded_postgres import ensure_running
 from hivemind_pipelines.settings import Settings
 from hivemind_pipelines.stages.context import Progress, Services, build_services
 from hivemind_pipelines.store import outcomes
-from hivemind_pipelines.store.connection import Store
+from hivemind_pipelines.store.connection import Store, open_store
 from hivemind_pipelines.store.scratch import ScratchRefusedError, scratch_store
 
 Row = TypeVar("Row")
@@ -48,7 +49,10 @@ class EvaluationRequestError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to evaluate, and where to write predictions, plot and, with `fit`, the model."""
+    """What to evaluate, and where to write predictions, plot and, with `fit`, the model.
+
+    With `verdicts` a fit learns from the reviewers' verdicts of the configured commons as well.
+    """
 
     task: Task
     files: tuple[Path, ...]
@@ -56,6 +60,7 @@ class Request:
     plot: Path | None = None
     fit: bool = False
     model: Path | None = None
+    verdicts: bool = False
 
 
 def run(
@@ -91,6 +96,8 @@ def _refuse_unfit(request: Request) -> None:
         raise EvaluationRequestError("--plot, --fit and --model belong to the task duplicates")
     if request.model is not None and not request.fit:
         raise EvaluationRequestError("--model is where --fit writes to")
+    if request.verdicts and not request.fit:
+        raise EvaluationRequestError("--verdicts are what --fit learns from")
     if request.fit and (request.plot or request.predictions):
         raise EvaluationRequestError("--fit writes the model alone: ask for predictions in a run of its own")
     for path in (request.predictions, request.plot, request.model):
@@ -203,6 +210,7 @@ def _fit(
     samples = [
         *_samples_of_pairs(request.files, without_llm, policy, progress),
         *_samples_of_clusters(request.files, settings, without_llm, policy, progress),
+        *(_samples_of_verdicts(settings, policy) if request.verdicts else ()),
     ]
     if not any(part.labels[~part.is_vetoed].any() for part in samples):
         raise EvaluationRequestError("nothing to fit: no labelled duplicate was compared")
@@ -259,6 +267,17 @@ def _samples_of_clusters(
             made = fitting.sample(file.name, _compared(store, distilled), pairs_within(distilled.gold))
         if made is not None:
             yield made
+
+
+def _samples_of_verdicts(settings: Settings, policy: DistillationPolicy) -> Iterator[Sample]:
+    with open_store(settings.database_url or ensure_running(settings.home)) as store:
+        judged = tuple(verdicts.compared(store, policy.matching))
+    made = fitting.sample(verdicts.NAME, judged, sum(is_same for _, is_same in judged))
+    if made is None:
+        raise EvaluationRequestError(
+            "no reviewer has judged a pair whose texts are still those that were judged"
+        )
+    yield made
 
 
 def _compared(store: Store, distilled: DistilledFile) -> Iterator[tuple[Comparison, bool]]:

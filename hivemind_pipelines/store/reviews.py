@@ -36,6 +36,23 @@ def read_verdicts(conn: Connection, org_id: OrgId) -> tuple[PairVerdict, ...]:
     )
 
 
+# What an undo implies is not a judgement of both texts.
+REVIEWED = text("""
+    SELECT v.a_id, v.b_id, v.verdict FROM distillation.pair_verdicts v
+    JOIN public.knowledge_items a ON a.org_id = v.org_id AND a.id = v.a_id AND a.content_hash = v.a_hash
+    JOIN public.knowledge_items b ON b.org_id = v.org_id AND b.id = v.b_id AND b.content_hash = v.b_hash
+    WHERE v.org_id = :org_id AND v.source = 'review' ORDER BY v.a_id, v.b_id
+""")
+
+
+def read_reviewed(conn: Connection, org_id: OrgId) -> tuple[PairVerdict, ...]:
+    """The verdicts that a person gave on the two texts as they are, in pair order."""
+    return tuple(
+        PairVerdict(ItemId(row.a_id), ItemId(row.b_id), row.verdict)
+        for row in conn.execute(REVIEWED, {"org_id": org_id})
+    )
+
+
 # The reason code is what the detector says today of the texts as they are.
 JUDGE = text(f"""
     WITH wanted AS (

@@ -11,13 +11,17 @@ from sqlalchemy import make_url, text
 
 from hivemind_pipelines import cli
 from hivemind_pipelines.cli import EVALUATION_TASKS, main
+from hivemind_pipelines.core.model import Stage
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.evaluation import session
 from hivemind_pipelines.evaluation.report import TASKS
-from hivemind_pipelines.evaluation.session import Request
+from hivemind_pipelines.evaluation.session import EvaluationRequestError, Request
 from hivemind_pipelines.settings import Settings
-from hivemind_pipelines.store.connection import open_store
-from hivemind_pipelines_tests.stages.commons import services
+from hivemind_pipelines.stages import review
+from hivemind_pipelines.stages.review import PairRef
+from hivemind_pipelines.store.connection import Store, open_store
+from hivemind_pipelines_tests.builders import ACME, execute, insert_items
+from hivemind_pipelines_tests.stages.commons import NOW, distil, services
 
 EVAL = Path(cli.__file__).parents[1].parent / "shared" / "eval"
 
@@ -143,6 +147,29 @@ def test_a_fit_writes_a_model_that_names_what_it_was_fitted_on(tmp_path: Path, p
     assert {"rows", "precision", "recall", "f1"} <= data.keys()
 
 
+def test_a_fit_learns_from_what_reviewers_judged(tmp_path: Path, store: Store, database_url: str) -> None:
+    same = insert_items(
+        store, ["Purge the edge cache after a release", "After a release purge the cache at the edge"]
+    )
+    apart = insert_items(store, ["Ask the payroll team about bonuses", "Ask the payroll team about overtime"])
+    undone = insert_items(store, ["Rotate the deploy key", "Rotate the deploy keys"])
+    distil(store, stages=[Stage.ITEM_FEATURES])
+    for ids, outcome in ((same, "same"), (apart, "distinct"), (undone, "distinct")):
+        review.decide(store, DistillationPolicy(), PairRef(ACME, *sorted(ids)), outcome, by="ann", now=NOW)
+    execute(store, "UPDATE distillation.pair_verdicts SET source = 'undo' WHERE a_id = :id", id=min(undone))
+    model = tmp_path / "model.json"
+    wanted = request(write(tmp_path / "p.jsonl", *PAIRS), fit=True, model=model, verdicts=True)
+    evaluate(wanted, database_url, tmp_path)
+    fitted_on = json.loads(model.read_text())["training"]["fitted_on"]
+    assert fitted_on["reviewers' verdicts"] == {"pairs": 2, "positives": 1}
+
+
+def test_a_commons_without_a_verdict_teaches_nothing(tmp_path: Path, store: Store, database_url: str) -> None:
+    wanted = request(write(tmp_path / "p.jsonl", *PAIRS), fit=True, model=tmp_path / "m", verdicts=True)
+    with pytest.raises(EvaluationRequestError, match="no reviewer has judged"):
+        evaluate(wanted, database_url, tmp_path)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_missing_file_is_bad_input(run: Run, tmp_path: Path, task: str) -> None:
     exit_code, data, err = run(task, tmp_path / "none.jsonl")
@@ -162,6 +189,7 @@ def test_a_missing_file_is_bad_input(run: Run, tmp_path: Path, task: str) -> Non
         (("duplicates", "p.jsonl", "p.jsonl"), "a file is named twice"),
         (("secrets", "p.jsonl", "--plot", "x.png"), "belong to the task duplicates"),
         (("duplicates", "p.jsonl", "--model", "m.json"), "--model is where --fit writes to"),
+        (("duplicates", "p.jsonl", "--verdicts"), "--verdicts are what --fit learns from"),
         (("duplicates", "p.jsonl", "--plot", "none/x.png"), "no such directory"),
         (("duplicates", "p.jsonl", "--predictions", "none/x.jsonl"), "cannot write none/x.jsonl"),
         (("duplicates", "empty.jsonl"), "empty.jsonl holds no rows"),

@@ -1,15 +1,17 @@
 """Fitting: the signs hold, the optimum is one, the same data gives the same model."""
 
+from dataclasses import replace
 from uuid import uuid4
 
 import numpy as np
 import pytest
 
 from hivemind_pipelines.core import calibration, matching
+from hivemind_pipelines.core.calibration import SIMILARITIES
 from hivemind_pipelines.core.model import Comparison, Discriminators, ItemId, MatchInput, Scope
 from hivemind_pipelines.core.policy import MatchingPolicy
 from hivemind_pipelines.evaluation import fitting
-from hivemind_pipelines.evaluation.fitting import CEILINGS, SIMILARITIES, Sample
+from hivemind_pipelines.evaluation.fitting import CEILINGS, Sample
 from hivemind_pipelines_tests.builders import unit_vector
 
 
@@ -26,6 +28,9 @@ def compared(a: str, b: str) -> Comparison:
 
 SAME = compared("List all files: `ls -a`.", "List every file: `ls -a`.")
 OTHER = compared("List all files: `ls -a`.", "List all files: `ls -A`.")
+
+
+PER_PAIR = ("terms", "labels", "is_vetoed", "is_in_range", "is_same_normalised", "cosine")
 
 
 def made_up(name: str, seed: int, count: int = 400) -> Sample:
@@ -81,6 +86,15 @@ def test_the_fit_is_the_best_within_its_bounds() -> None:
         weights = np.where([name in SIMILARITIES for name in model.names], np.maximum(weights, 0.0), weights)
         limits = [np.inf if name in SIMILARITIES else CEILINGS.get(name, 0.0) for name in model.names]
         assert loss(model.bias + nudge[0], np.minimum(weights, limits)) >= best - 1e-9
+
+
+def test_a_handful_of_pairs_moves_the_model_less_than_a_full_data_set() -> None:
+    large, against = made_up("a", 12), made_up("b", 13, count=1000)
+    turned = replace(against, labels=~against.labels)
+    few = fitting.FULL_WEIGHT_PAIRS // 20
+    part = replace(turned, **{name: getattr(turned, name)[:few] for name in PER_PAIR})
+    alone, with_few, with_many = (fitting.fit([large, *more]).weights[0] for more in ((), (part,), (turned,)))
+    assert abs(with_few - alone) < abs(with_many - alone) / 4
 
 
 def test_the_same_data_give_the_same_model() -> None:
