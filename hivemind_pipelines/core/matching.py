@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from hivemind_pipelines.core.alignment import Alignment, Change, align
-from hivemind_pipelines.core.calibration import is_in_range, probability
+from hivemind_pipelines.core.calibration import is_aligned, is_in_range, probability
 from hivemind_pipelines.core.confirmation import CONFIRM_PROMPT_VERSION, confirmation_request, parse_verdict
 from hivemind_pipelines.core.features import normalise_scope
 from hivemind_pipelines.core.kinship import ChangeKind, is_placeholder, is_same_sort, stem
@@ -50,7 +50,8 @@ NEAR_MIN = 0.25
 LISTED_MAX = 3
 QUOTED_MAX = 60
 
-#: The share of vetoed pairs, as near as any, that labelled data calls one statement after all.
+#: The share of vetoed pairs, as near as any, that labelled data calls one statement after all. Where most
+#: of two texts differs anyway, what vetoes is one word among many and says little of how likely they agree.
 VETOED_SHARE = 0.1
 
 #: From so many lone words on, a negation among them belongs to a clause that the other text leaves out.
@@ -312,7 +313,9 @@ def decide(comparison: Comparison, policy: MatchingPolicy) -> PairDecision:
     chance = probability(scores)
     if comparison.vetoes:
         decision: Decision = "possible" if chance >= policy.vetoed_possible_min else "distinct"
-        return PairDecision(decision, VETOED_SHARE * chance, comparison.vetoes[0])
+        return PairDecision(
+            decision, VETOED_SHARE * chance if is_aligned(scores) else chance, comparison.vetoes[0]
+        )
     if scores["scope_open"] and chance >= policy.possible_min:
         return PairDecision("possible", chance, "near:scope_open")
     if scores["same_normalised"]:

@@ -58,8 +58,9 @@ class MatchingPolicy(Section):
     bucket_max: Annotated[int, Field(ge=2, le=100_000)] = 500
     #: A pair at or above this probability, without a veto, is a duplicate.
     duplicate_min: Share = 0.93
-    #: A pair at or above this probability is possible; below it is distinct.
-    possible_min: Share = 0.03
+    #: A pair at or above this probability is possible; below it is distinct. What little two texts of quite
+    #: other words share makes them likelier than this from a cosine of about 0.72 on.
+    possible_min: Share = 0.026
     #: A pair with a veto is shown to people from this probability on; it is never a duplicate.
     vetoed_possible_min: Share = 0.8
     cluster_max: PositiveInt = 100_000

@@ -166,7 +166,8 @@ def left_out(samples: Sequence[Sample], policy: MatchingPolicy) -> tuple[LeftOut
 def judge(model: Model, part: Sample, policy: MatchingPolicy) -> LeftOut:
     """What matching would decide of a sample with that model in place of the shipped one."""
     chance = model.probability(part.terms)
-    probability = np.where(part.is_vetoed, matching.VETOED_SHARE * chance, chance)
+    is_told_apart = part.is_vetoed & (part.terms[:, part.names.index("far")] == 0.0)
+    probability = np.where(is_told_apart, matching.VETOED_SHARE * chance, chance)
     probability = np.where(part.is_same_normalised & ~part.is_vetoed, 1.0, probability)
     merged = part.is_same_normalised | (part.is_in_range & (chance >= policy.duplicate_min))
     merged &= ~part.is_vetoed
