@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hivemind_pipelines.core import cells
 from hivemind_pipelines.core.model import ItemId, Vectors
 from hivemind_pipelines.core.policy import MatchingPolicy
 
@@ -17,6 +18,11 @@ COLLISION_MIN = 0.97
 FAR_COSINE = 0.6
 #: How many neighbours an item may have for far ones still to count among them.
 FAR_RANK_MAX = 12
+#: Up to so many products (100,000 items against each other) an exact search is fast enough; what changed of
+#: a larger pool is mostly far below it too. Beyond, an index looks where neighbours are likely.
+EXACT_PRODUCTS_MAX = 10_000_000_000
+#: Probes that are searched for exactly as well, to know the share of neighbours that the index finds.
+MEASURED_PROBES = 256
 PROBE_TILE = 512
 POOL_TILE = 8192
 
@@ -50,6 +56,54 @@ def _bucket(row: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(row, digest_size=8).digest(), "little", signed=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Pairs (a < b, cosine); `recall` is the measured share of the exact ones, None where all are exact."""
+
+    pairs: list[tuple[ItemId, ItemId, float]]
+    recall: float | None = None
+
+
+def neighbours(
+    probe_ids: Sequence[ItemId],
+    probe: Vectors,
+    pool_ids: Sequence[ItemId],
+    pool: Vectors,
+    *,
+    cosine_min: float,
+    top_k: int,
+) -> Neighbours:
+    """The pairs of `vector_neighbours`, by an index where an exact search would take minutes."""
+    exactly = partial(vector_neighbours, cosine_min=cosine_min, top_k=top_k)
+    if len(probe_ids) * len(pool_ids) <= EXACT_PRODUCTS_MAX or top_k < 1:
+        return Neighbours(exactly(probe_ids, probe, pool_ids, pool))
+    known_pool = _Pool(pool_ids, pool)
+    found = _by_index(probe_ids, _usable(probe), known_pool, pool_ids, cosine_min=cosine_min, top_k=top_k)
+    sample = np.linspace(0, len(probe_ids) - 1, min(len(probe_ids), MEASURED_PROBES), dtype=np.int64)
+    exact = exactly([probe_ids[row] for row in sample], probe[sample], pool_ids, pool)
+    known = sum((a_id, b_id) in found for a_id, b_id, _ in exact)
+    return Neighbours(_sorted(found), known / len(exact) if exact else 1.0)
+
+
+def _by_index(
+    probe_ids: Sequence[ItemId],
+    probe: Vectors,
+    pool: "_Pool",
+    pool_ids: Sequence[ItemId],
+    *,
+    cosine_min: float,
+    top_k: int,
+) -> dict[tuple[ItemId, ItemId], float]:
+    own = np.array([pool.column_of.get(item_id, -1) for item_id in probe_ids], dtype=np.int64)
+    found: dict[tuple[ItemId, ItemId], float] = {}
+    for rows, columns, cosines in cells.nearest(cells.index(pool.vectors), probe, own, top_k=top_k):
+        of_row = np.repeat(np.arange(len(rows)), columns.shape[1])
+        near = cosines.ravel() >= np.float32(cosine_min)
+        hits = _merged(_NO_HITS, of_row[near], columns.ravel()[near], cosines.ravel()[near], pool.rank, top_k)
+        _collect(found, _without_far(hits), [probe_ids[row] for row in rows], pool_ids)
+    return found
+
+
 def vector_neighbours(
     probe_ids: Sequence[ItemId],
     probe: Vectors,
@@ -74,12 +128,25 @@ def vector_neighbours(
     for start in range(0, len(probe_ids), PROBE_TILE):
         ids = probe_ids[start : start + PROBE_TILE]
         hits = _nearest(ids, _usable(probe[start : start + PROBE_TILE]), known, cosine_min, top_k)
-        for row, column, cosine in zip(
-            hits.rows.tolist(), hits.columns.tolist(), hits.cosines.tolist(), strict=True
-        ):
-            a_id, b_id = ids[row], pool_ids[column]
-            pair = (a_id, b_id) if a_id < b_id else (b_id, a_id)
-            found[pair] = max(min(cosine, 1.0), found.get(pair, -1.0))
+        _collect(found, hits, ids, pool_ids)
+    return _sorted(found)
+
+
+def _collect(
+    found: dict[tuple[ItemId, ItemId], float],
+    hits: "_Hits",
+    ids: Sequence[ItemId],
+    pool_ids: Sequence[ItemId],
+) -> None:
+    for row, column, cosine in zip(
+        hits.rows.tolist(), hits.columns.tolist(), hits.cosines.tolist(), strict=True
+    ):
+        a_id, b_id = ids[row], pool_ids[column]
+        pair = (a_id, b_id) if a_id < b_id else (b_id, a_id)
+        found[pair] = max(min(cosine, 1.0), found.get(pair, -1.0))
+
+
+def _sorted(found: dict[tuple[ItemId, ItemId], float]) -> list[tuple[ItemId, ItemId, float]]:
     return [(a_id, b_id, cosine) for (a_id, b_id), cosine in sorted(found.items())]
 
 
@@ -130,8 +197,12 @@ def _nearest(ids: Sequence[ItemId], tile: Vectors, pool: _Pool, cosine_min: floa
         # Nothing below a row's last hit can enter any more.
         last = best.where(best.places == top_k - 1)
         floor[last.rows] = last.cosines
-    is_kept: NDArray[np.bool_] = (best.cosines >= np.float32(FAR_COSINE)) | (best.places < FAR_RANK_MAX)
-    return best.where(is_kept)
+    return _without_far(best)
+
+
+def _without_far(hits: _Hits) -> _Hits:
+    """Far neighbours only among the first of a row."""
+    return hits.where((hits.cosines >= np.float32(FAR_COSINE)) | (hits.places < FAR_RANK_MAX))
 
 
 def _cosines(ids: Sequence[ItemId], tile: Vectors, pool: _Pool, start: int) -> Vectors:

@@ -35,11 +35,12 @@ def run(ctx: StageContext) -> PairsReceipt:
         probes = pairs.read_due_probes(
             conn, ctx.org_id, feature_stamp=ctx.feature_stamp, probe_stamp=ctx.probe_stamp
         )
-    decided = _probe(ctx, probes) if probes else Counter[str]()
-    if decided is None:
+    done = _probe(ctx, probes) if probes else _Probed(Counter())
+    if done is None:
         return PairsReceipt(run_id=ctx.run_id, outcome="busy", due=len(probes), stamp=ctx.probe_stamp)
     redecided = _decide_again(ctx)
     confirmed = confirmation.run(ctx)
+    decided = done.decided
     compared = decided["duplicate"] + decided["possible"] + decided["distinct"]
     applied = compared + redecided + confirmed.verdicts
     return PairsReceipt(
@@ -48,7 +49,7 @@ def run(ctx: StageContext) -> PairsReceipt:
         due=len(probes),
         applied=applied,
         stamp=ctx.probe_stamp,
-        note=confirmed.note,
+        note=", ".join(filter(None, (done.note, confirmed.note))),
         probed=len(probes),
         compared=compared,
         redecided=redecided,
@@ -61,7 +62,19 @@ def run(ctx: StageContext) -> PairsReceipt:
     )
 
 
-def _probe(ctx: StageContext, probes: Sequence[ItemId]) -> Counter[str] | None:
+@dataclass(frozen=True, slots=True)
+class _Probed:
+    """How the pairs found were decided, and the share of exact neighbours among them where it is not all."""
+
+    decided: Counter[str]
+    recall: float | None = None
+
+    @property
+    def note(self) -> str:
+        return "" if self.recall is None else f"neighbours by index: recall {self.recall:.3f} against exact"
+
+
+def _probe(ctx: StageContext, probes: Sequence[ItemId]) -> _Probed | None:
     with ctx.store.begin() as conn:
         if not try_lock(conn, ctx.org_id, "duplicate_pairs"):
             return None
@@ -89,7 +102,7 @@ def _probe(ctx: StageContext, probes: Sequence[ItemId]) -> Counter[str] | None:
             conn, ctx.org_id, probes, seen.obsolete, seen.considered,
             feature_stamp=ctx.feature_stamp, probe_stamp=ctx.probe_stamp,
         )  # fmt: skip
-    return decided if is_done else None
+    return _Probed(decided, seen.recall) if is_done else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,7 @@ class _Seen:
     obsolete: Mapping[PairKey, str]
     considered: set[ItemId]
     vectors: VectorOf
+    recall: float | None = None
 
 
 def _candidates(ctx: StageContext, probes: Sequence[ItemId]) -> _Seen:
@@ -114,16 +128,17 @@ def _candidates(ctx: StageContext, probes: Sequence[ItemId]) -> _Seen:
         ids, vectors = items.read_vectors(conn, ctx.org_id, sorted({*probes, *others}))
     row_of = {item_id: row for row, item_id in enumerate(ids)}
     probing = [item_id for item_id in probes if item_id in row_of]
-    near = blocking.vector_neighbours(
+    near = blocking.neighbours(
         probing, vectors[[row_of[item_id] for item_id in probing]], ids, vectors,
         cosine_min=policy.cosine_min, top_k=policy.max_candidates,
     )  # fmt: skip
-    found |= {(a_id, b_id) for a_id, b_id, _ in near}
+    found |= {(a_id, b_id) for a_id, b_id, _ in near.pairs}
     return _Seen(
         found,
         {key: version for key, version in stored.items() if key not in found},
         {*probes, *others},
         {item_id: vectors[row] for item_id, row in row_of.items()},
+        near.recall,
     )
 
 

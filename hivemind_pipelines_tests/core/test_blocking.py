@@ -131,3 +131,58 @@ def test_nothing_to_probe_finds_nothing() -> None:
 
     assert blocking.vector_neighbours([], empty, ids(3), unit_rows(3, 4), cosine_min=0.1, top_k=3) == []
     assert blocking.vector_neighbours(ids(3), unit_rows(3, 4), [], empty, cosine_min=0.1, top_k=3) == []
+
+
+def clustered_rows(count: int, seed: int, size: int = 48) -> np.ndarray:
+    """Unit rows as texts have them: a few topics, and about every seventh row near another one."""
+    random = np.random.default_rng(seed)
+    topics = random.normal(size=(max(1, count // 40), size))
+    rows = topics[random.integers(0, len(topics), count)] + random.normal(scale=0.8, size=(count, size))
+    copies = random.integers(1, count, count // 7)
+    rows[copies] = rows[copies - 1] + random.normal(scale=0.1, size=(len(copies), size))
+    unit: np.ndarray = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def test_a_small_pool_is_searched_exactly() -> None:
+    pool, pool_ids = unit_rows(40, 5), ids(40)
+    found = blocking.neighbours(pool_ids, pool, pool_ids, pool, cosine_min=0.1, top_k=4)
+
+    assert found.recall is None
+    assert found.pairs == blocking.vector_neighbours(pool_ids, pool, pool_ids, pool, cosine_min=0.1, top_k=4)
+
+
+def test_the_index_of_a_large_pool_finds_nearly_all_and_measures_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "EXACT_PRODUCTS_MAX", 1_000)
+    pool, pool_ids = clustered_rows(2_000, 6), ids(2_000)
+    pool[17] = 0.0
+    found = blocking.neighbours(pool_ids, pool, pool_ids, pool, cosine_min=0.5, top_k=10)
+    exact = blocking.vector_neighbours(pool_ids, pool, pool_ids, pool, cosine_min=0.5, top_k=10)
+
+    pairs, known = {pair[:2] for pair in found.pairs}, {pair[:2] for pair in exact}
+    recall = len(pairs & known) / len(known)
+    assert recall > 0.95
+    assert found.recall == pytest.approx(recall, abs=0.05)
+    assert found.pairs == sorted(found.pairs)
+    assert not any(17 in (a.int, b.int) or a == b for a, b, _ in found.pairs)
+    near = {pair[:2] for pair in exact if pair[2] > 0.9}
+    assert len(near & pairs) / len(near) > 0.99
+
+
+def test_the_index_finds_for_probes_that_are_not_in_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking, "EXACT_PRODUCTS_MAX", 10)
+    pool = clustered_rows(300, 7)
+    found = blocking.neighbours(ids(20, 1_000), pool[:20], ids(300), pool, cosine_min=0.99, top_k=3)
+
+    assert {(a.int, b.int) for a, b, _ in found.pairs} >= {(row, 1_000 + row) for row in range(20)}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_index_of_hardly_any_rows_is_no_trap(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(blocking, "EXACT_PRODUCTS_MAX", 0)
+    pool = np.repeat(unit_rows(1, 8), count, axis=0)
+    found = blocking.neighbours(ids(count), pool, ids(count), pool, cosine_min=0.5, top_k=5)
+
+    assert len(found.pairs) == count * (count - 1) // 2
+    empty = np.zeros_like(pool)
+    assert blocking.neighbours(ids(count), empty, ids(count), empty, cosine_min=0.5, top_k=5).pairs == []
