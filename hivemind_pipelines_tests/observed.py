@@ -9,6 +9,8 @@ from hivemind_pipelines_tests.builders import Dump, rows, scalar
 #: Columns of an existing item that a run may write; content and validity belong to `erase` and verdicts.
 WRITABLE = {"expired_at", "tags", "embedding", "quality_score"}
 ITEM_KEYS = {"provenance_links"}
+#: A summary of ours that says what a new topic would say gets the sources of that topic.
+SUMMARY_KEYS = {"distilled", "source_item_ids"}
 PENDING_KEYS = {"low_quality_prescreened", "preliminary_quality_score", "prescreen"}
 LAST_RUN_KEYS = {"distillation_last_run", "quality_aggregation_last_run"}
 
@@ -48,7 +50,8 @@ def _item(key: str, row: dict[str, Any], before: Dump) -> Iterator[str]:
     if "embedding" in changed and old["embedding"] is not None:
         yield f"item {key}: an embedding was replaced"
     if "tags" in changed:
-        yield from _tags(key, old["tags"], row["tags"], ITEM_KEYS)
+        is_summary = old["source_agent_id"] == "distillation"
+        yield from _tags(key, old["tags"], row["tags"], ITEM_KEYS | (SUMMARY_KEYS if is_summary else set()))
 
 
 def _tags(key: str, old: Any, new: Any, ours: set[str]) -> Iterator[str]:

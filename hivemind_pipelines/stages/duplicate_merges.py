@@ -141,6 +141,9 @@ def _apply(
     with ctx.store.begin() as conn:
         if not try_lock(conn, ctx.org_id, "duplicate_merges"):
             return receipt.model_copy(update={"outcome": "busy", "applied": 0})
+        pairs.lock_parties(conn, ctx.org_id, plan)
+        # First of all: what follows touches these rows, and would pass for another transaction's work.
+        items.stamp_features(conn, ctx.org_id, unsettled, column="settled_stamp", stamp=ctx.settled_stamp)
         overruled = pairs.forget_taken_back(conn, ctx.org_id)
         applied = pairs.apply_merges(conn, ctx.org_id, plan, run_id=ctx.run_id, stamp=stamp, as_of=ctx.as_of)
         entries = (*overruled, *applied.entries)
@@ -149,8 +152,7 @@ def _apply(
         pairs.sync_provenance_links(conn, ctx.org_id, entries)
         # What had to be dropped met a row that changed meanwhile: its component stays due.
         dropped = {change.duplicate_id for change in plan} - {entry.subject_id for entry in applied.entries}
-        done = {item_id: version for item_id, version in unsettled.items() if item_id not in dropped}
-        items.stamp_features(conn, ctx.org_id, done, column="settled_stamp", stamp=ctx.settled_stamp)
+        pairs.unsettle(conn, ctx.org_id, dropped)
     changes = [entry.change for entry in entries]
     return receipt.model_copy(
         update={

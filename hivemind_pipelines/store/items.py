@@ -171,6 +171,7 @@ HOLD_TEXTS = text("""
 """)
 
 # Joined to the registry: an item that is no original of this org, or whose text changed, stores nothing.
+# The same text in the same scope keeps its place: what a preview caches makes nothing due.
 UPSERT_FEATURES = text(f"""
     INSERT INTO distillation.item_features AS f
         (org_id, item_id, content_hash, scope_hash, class_key, signature, discriminators, embedding, stamp)
@@ -189,7 +190,11 @@ UPSERT_FEATURES = text(f"""
         class_key = EXCLUDED.class_key,
         signature = EXCLUDED.signature, discriminators = EXCLUDED.discriminators,
         embedding = EXCLUDED.embedding, stamp = EXCLUDED.stamp,
-        probed_stamp = NULL, settled_stamp = NULL, topic_stamp = NULL
+        probed_stamp = NULL,
+        settled_stamp = CASE WHEN f.content_hash = EXCLUDED.content_hash AND f.class_key = EXCLUDED.class_key
+                             THEN f.settled_stamp END,
+        topic_stamp = CASE WHEN f.content_hash = EXCLUDED.content_hash AND f.scope_hash = EXCLUDED.scope_hash
+                           THEN f.topic_stamp END
 """)
 
 

@@ -590,6 +590,17 @@ SYNC_LINKS = text("""
 """)
 
 
+def lock_parties(conn: Connection, org_id: OrgId, plan: Sequence[Merge | Unmerge]) -> None:
+    """Lock the items that a plan names, in id order; before any feature row, as every other writer does."""
+    involved = {change.duplicate_id for change in plan} | {change.canonical_id for change in plan}
+    involved |= {
+        change.previous_canonical_id
+        for change in plan
+        if isinstance(change, Merge) and change.previous_canonical_id
+    }
+    conn.execute(LOCK_ITEMS, {"org_id": org_id, "ids": sorted(involved)})
+
+
 def apply_merges(
     conn: Connection,
     org_id: OrgId,
@@ -602,9 +613,7 @@ def apply_merges(
     """Apply merges and unmerges in one transaction; every row is checked again under its lock."""
     unmerges = [change for change in plan if isinstance(change, Unmerge)]
     merges = [change for change in plan if isinstance(change, Merge)]
-    involved = {change.duplicate_id for change in plan} | {change.canonical_id for change in plan}
-    involved |= {change.previous_canonical_id for change in merges if change.previous_canonical_id}
-    conn.execute(LOCK_ITEMS, {"org_id": org_id, "ids": sorted(involved)})
+    lock_parties(conn, org_id, plan)
     revived = conn.execute(
         APPLY_UNMERGES, {"org_id": org_id, "duplicates": [change.duplicate_id for change in unmerges]}
     ).all()

@@ -166,7 +166,7 @@ def test_an_item_of_a_category_we_do_not_know_harms_no_other(store: Store) -> No
     assert waiting(store) == {}
 
 
-def test_a_full_preview_makes_nothing_due(store: Store) -> None:
+def test_a_full_preview_places_no_topic_anew(store: Store) -> None:
     insert_items(store, [FIX, f"{FIX}."])
     distil(store)
     distil(store, dry_run=True, full=True, now=NOW + HOUR)

@@ -28,8 +28,8 @@ def give_features(store: Store) -> None:
     execute(
         store,
         "INSERT INTO distillation.item_features"
-        " (org_id, item_id, content_hash, class_key, signature, discriminators, stamp)"
-        " SELECT org_id, id, content_hash, sha256(uuid_send(id)), '', '{}', 's' FROM public.knowledge_items",
+        " (org_id, item_id, content_hash, scope_hash, class_key, signature, discriminators, stamp)"
+        " SELECT org_id, id, content_hash, '', sha256(uuid_send(id)), '', '{}', 's' FROM public.knowledge_items",
     )
 
 
