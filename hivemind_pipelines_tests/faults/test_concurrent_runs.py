@@ -45,11 +45,12 @@ FRAMES = (
 
 
 def fill(store: Store) -> None:
-    """Topics with duplicates, suspects and a queue."""
+    """Topics with duplicates, suspects in two of them, and a queue."""
     for topic in TOPICS:
         for frame in FRAMES:
             first, *_ = insert_items(store, [frame.format(topic) + end for end in ("", ".", "!")])
-            insert_signal(store, first)
+            if topic in TOPICS[:2]:
+                insert_signal(store, first)
     for number in range(20):
         insert_pending(store, f"pending {number}", confidence=0.1)
 
