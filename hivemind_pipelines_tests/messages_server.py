@@ -347,6 +347,12 @@ def _is_number_list(schema: dict[str, Any]) -> bool:
     return schema.get("type") == "array" and schema.get("items", {}).get("type") == "integer"
 
 
+def notes(body: Body | None) -> list[tuple[int, str]]:
+    """The number and the text of every note that summarization.build_request quoted."""
+    found = _NOTE.finditer(_user_text(body or {}))
+    return [(int(match.group(1)), json.loads(match.group(3))) for match in found]
+
+
 def _user_text(body: Body) -> str:
     content = body["messages"][0]["content"] if body.get("messages") else ""
     if isinstance(content, str):
@@ -359,8 +365,10 @@ _NOTE = re.compile(r"^\[note (\d+) (\w+)\]\n(.*)\n\[end of note \1 \2\]$", re.MU
 
 def _first_sentences(prompt: str) -> list[tuple[int, str]]:
     """The number and the first sentence of every note that summarization.build_request quoted."""
-    notes = [(int(match.group(1)), sentences(json.loads(match.group(3)))) for match in _NOTE.finditer(prompt)]
-    return [(number, inside[0]) for number, inside in notes if inside]
+    quoted = [
+        (int(match.group(1)), sentences(json.loads(match.group(3)))) for match in _NOTE.finditer(prompt)
+    ]
+    return [(number, inside[0]) for number, inside in quoted if inside]
 
 
 Builder = Callable[[Body, str], RawResponse | Hang | Close]

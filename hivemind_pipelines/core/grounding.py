@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from hivemind_pipelines.core.injection import suspicion
 from hivemind_pipelines.core.model import SourceText, SummaryDraft, SummarySentence
 from hivemind_pipelines.core.policy import SummaryPolicy
 from hivemind_pipelines.core.specifics import Kind, flat, ground, specifics
@@ -109,8 +110,14 @@ def _safety(text: str) -> Iterator[str]:
     prose = CODE_SPAN.sub(" ", cleaned)
     if _MARKUP.search(prose) or _ACTIVE.search(cleaned):
         yield "html"
-    if _INSTRUCTION.search(" ".join(cleaned.split())):
+    if _INSTRUCTION.search(" ".join(cleaned.split())) or _talks_to_a_model(text):
         yield "instruction"
+
+
+def _talks_to_a_model(text: str) -> bool:
+    """Suspicious for what it says; a sentence beside others on another matter is no request."""
+    found = suspicion(text)
+    return found is not None and bool(set(found.kinds) - {"foreign_request"})
 
 
 def _ungrounded(text: str, cited: tuple[str, ...]) -> Iterator[str]:

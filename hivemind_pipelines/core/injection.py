@@ -12,6 +12,7 @@ from hivemind_pipelines.core.injection_rules import (
     POINTERS,
     POLITE,
     QUESTION_WORDS,
+    TASK_OPENINGS,
     TASK_VERBS,
     WORD_GAME,
     Kind,
@@ -21,7 +22,7 @@ from hivemind_pipelines.core.injection_rules import (
 from hivemind_pipelines.core.text import CODE_SPAN, clean, sentences
 
 #: Raised by hand when the code around the rules changes what is suspicious.
-_CODE_VERSION = 1
+_CODE_VERSION = 2
 
 #: Kinds of evidence add up; from here on a text is suspicious.
 SUSPICIOUS_MIN = 1.0
@@ -144,7 +145,7 @@ def is_request(sentence: str) -> bool:
     folded = clean(sentence).lower()
     words = _WORDS.findall(folded)
     opening = next((word for word in words[:3] if word not in POLITE), "")
-    if opening in TASK_VERBS or WORD_GAME.search(folded):
+    if opening in TASK_VERBS or TASK_OPENINGS.match(folded) or WORD_GAME.search(folded):
         return True
     asks = sentence.rstrip("\"'”’)* ").endswith(_QUESTION_MARKS)
     return asks and opening in QUESTION_WORDS and POINTERS.isdisjoint(words)

@@ -79,6 +79,18 @@ TASK_VERBS = words(
     """
 )
 
+#: Tasks that their first word does not give away.
+TASK_OPENINGS = re.compile(
+    r"\W*(?:(?:please|kindly|now|also|then|and|next|finally),? )*(?:"
+    r"(?:tell|give|show|teach|remind|help|sing|read|make|order|book|find|send|set|wake|call|text|buy|play|ask) "
+    r"(?:me|us|him|her|them)\b|break down the\b|"
+    r"(?:create|make|build|prepare|set up|design|organi[sz]e|plan|give|set|put together|come up with) "
+    r"(?:an?|the|my|some) (?:[\w-]+ ){0,4}?"
+    r"(?:list of|poem|story|schedule|reminder|alarm|recipe|itinerary|e-?mail|letter|speech|essay|"
+    r"song|joke|quiz|slogan|tweet|survey|agenda|meeting|appointment|presentation|paragraph|dialogue|riddle)\b|"
+    r"(?:name|recommend|suggest|interpret|evaluate|assess|rate) (?:the|an?|some|three|five|\d+)\b)"
+)
+
 #: What a sentence opens with that asks somebody; yes-or-no questions are often rhetorical.
 QUESTION_WORDS = words("what what's who who's whose when where where's why how which can could")
 

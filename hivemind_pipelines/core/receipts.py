@@ -105,6 +105,12 @@ class SummariesReceipt(Receipt):
     forecast_usd: float = 0.0
     #: What the PII gate replaced by placeholders in published texts, by type.
     redacted: dict[str, int] = {}
+    #: Sentences of sources that ask or order, kept from the writer.
+    withheld: int = 0
+    #: Specifics of the sources of published summaries (codes, numbers, flags ...), those kept, and the lost by kind.
+    specifics: int = 0
+    specifics_kept: int = 0
+    specifics_lost: dict[str, int] = {}
 
 
 class PrescreenReceipt(Receipt):

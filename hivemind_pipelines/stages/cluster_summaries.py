@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from hivemind_pipelines.core import safety
 from hivemind_pipelines.core.changes import Refusal, Retire, Revive
+from hivemind_pipelines.core.grounding import Coverage
 from hivemind_pipelines.core.model import ItemId, TopicCluster
 from hivemind_pipelines.core.planning import LlmForecast
 from hivemind_pipelines.core.receipts import SummariesReceipt
@@ -199,8 +200,21 @@ def _counted(
             "output_tokens": purse.output_tokens,
             "note": ", ".join(filter(None, (receipt.note, _note(reasons)))),
             "redacted": dict(redacted),
+            "withheld": sum(written.withheld for written in outcomes),
+            **_coverage([written.coverage for written in outcomes if written.coverage is not None]),
         }
     )
+
+
+def _coverage(published: Sequence[Coverage]) -> dict[str, object]:
+    lost: Counter[str] = Counter()
+    for one in published:
+        lost.update(one.lost)
+    return {
+        "specifics": sum(one.specifics_total for one in published),
+        "specifics_kept": sum(one.specifics_kept for one in published),
+        "specifics_lost": dict(sorted(lost.items())),
+    }
 
 
 def _note(reasons: Counter[str]) -> str:

@@ -8,7 +8,9 @@ from typing import Literal
 import numpy as np
 
 from hivemind_pipelines.core import grounding, summarization, text
+from hivemind_pipelines.core.admission import admit
 from hivemind_pipelines.core.changes import Publish
+from hivemind_pipelines.core.grounding import Coverage
 from hivemind_pipelines.core.model import (
     EMBEDDING_DIMENSION,
     LlmAnswer,
@@ -16,7 +18,7 @@ from hivemind_pipelines.core.model import (
     SummaryDraft,
     Vectors,
 )
-from hivemind_pipelines.core.upkeep import Writing
+from hivemind_pipelines.core.upkeep import SOURCES_MIN, Writing
 from hivemind_pipelines.services.embedding import EmbeddingModelError
 from hivemind_pipelines.services.pii import Redacted
 from hivemind_pipelines.stages import claims
@@ -29,12 +31,17 @@ from hivemind_pipelines.store.derivations import SummaryStamps
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What became of one topic: `rejected` by a gate, `skipped` for an outside reason, or published."""
+    """What became of one topic: `rejected` by a gate, `skipped` for an outside reason, or published.
+
+    `withheld` sentences of its sources were kept from the writer.
+    """
 
     result: Literal["published", "rejected", "skipped"]
     reason: str = ""
     replaced: int = 0
     redacted: tuple[tuple[str, int], ...] = ()
+    withheld: int = 0
+    coverage: Coverage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +71,27 @@ def _write(ctx: StageContext, writing: Writing, purse: Purse) -> Written:
         sources = derivations.read_sources(conn, ctx.org_id, writing.cluster)
     if len(sources) != len(writing.cluster.source_ids):
         return Written("skipped", "source_changed")
-    draft = _extract(ctx, sources) if ctx.policy.summary.method == "extractive" else _ask(ctx, sources, purse)
+    admitted = admit(sources)
+    if len(admitted.sources) < SOURCES_MIN:
+        return Written("rejected", "withheld", withheld=admitted.withheld)
+    draft = _draft(ctx, admitted.sources, purse)
     if isinstance(draft, Written):
-        return draft
+        return replace(draft, withheld=admitted.withheld)
     outcome = ctx.services.scanner.redact([draft.draft.text])[0]
     if not isinstance(outcome, Redacted):
         return Written("rejected", f"pii_{outcome.reason}")
     published = _publish(ctx, writing, outcome.text)
-    return replace(published, redacted=tuple(sorted(outcome.counts.items())))
+    return replace(
+        published,
+        redacted=tuple(sorted(outcome.counts.items())),
+        withheld=admitted.withheld,
+        coverage=grounding.coverage(draft.draft, sources),
+    )
+
+
+def _draft(ctx: StageContext, sources: Sequence[SourceText], purse: Purse) -> _Draft | Written:
+    """A draft that passed its gate, of the sources as far as they are admitted."""
+    return _extract(ctx, sources) if ctx.policy.summary.method == "extractive" else _ask(ctx, sources, purse)
 
 
 def _extract(ctx: StageContext, sources: Sequence[SourceText]) -> _Draft | Written:
