@@ -9,10 +9,13 @@ from importlib.resources import files
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Money = Annotated[float, Field(ge=0.0, le=1e6)]
+#: The one type that JSON and YAML do not know: seconds, or ISO 8601 such as PT10M.
+Duration = Annotated[timedelta, Field(strict=False)]
 
 SectionGroup = Literal["matching", "contradiction", "summary", "pii", "quality"]
 SECTION_GROUPS: tuple[SectionGroup, ...] = ("matching", "contradiction", "summary", "pii", "quality")
@@ -23,9 +26,9 @@ class PolicyError(ValueError):
 
 
 class Section(BaseModel):
-    """A frozen part of the policy that knows no other keys than its own."""
+    """A frozen part of the policy that knows no other keys than its own, and guesses no type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class GatePolicy(Section):
@@ -33,8 +36,8 @@ class GatePolicy(Section):
 
     volume_threshold: PositiveInt = 50
     conflict_threshold: PositiveInt = 5
-    min_interval: timedelta = timedelta(minutes=10)
-    max_staleness: timedelta = timedelta(hours=24)
+    min_interval: Duration = timedelta(minutes=10)
+    max_staleness: Duration = timedelta(hours=24)
 
     @model_validator(mode="after")
     def _order(self) -> Self:
@@ -209,11 +212,11 @@ class SafetyPolicy(Section):
     llm_usd_per_mtok_output: Money = 15.0
     llm_prompt_characters_max: Annotated[int, Field(ge=1_000, le=1_000_000)] = 60_000
     llm_concurrency: Annotated[int, Field(ge=1, le=32)] = 4
-    llm_lease: timedelta = timedelta(minutes=5)
-    llm_call_timeout: timedelta = timedelta(seconds=60)
+    llm_lease: Duration = timedelta(minutes=5)
+    llm_call_timeout: Duration = timedelta(seconds=60)
     #: No call begins later than this after the first of its stage; the rest stays due.
-    llm_stage_timeout: timedelta = timedelta(minutes=20)
-    llm_backoff: timedelta = timedelta(minutes=30)
+    llm_stage_timeout: Duration = timedelta(minutes=20)
+    llm_backoff: Duration = timedelta(minutes=30)
 
     @model_validator(mode="after")
     def _lease(self) -> Self:
@@ -363,6 +366,13 @@ def _plain(value: object) -> object:
 
 def _lines(error: ValidationError) -> list[str]:
     return [
-        f"{'.'.join(str(part) for part in problem['loc']) or 'policy'}: {problem['msg']}"
+        f"{'.'.join(str(part) for part in problem['loc']) or 'policy'}: {_reason(problem)}"
         for problem in error.errors(include_input=False, include_url=False, include_context=False)
     ]
+
+
+def _reason(problem: ErrorDetails) -> str:
+    if problem["type"] != "extra_forbidden":
+        return problem["msg"]
+    is_org = problem["loc"][0] == "orgs" and len(problem["loc"]) == 3
+    return "unknown key" + ("; an org may override gate and safety alone" if is_org else "")
