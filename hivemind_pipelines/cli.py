@@ -246,6 +246,16 @@ Show, per org: live, expired and pending rows, rows due by stage, open contradic
 are stale by policy section, what was spent on a model today (UTC), and the last run.
 """
 
+PLAN_ABOUT = """\
+Hold a policy against what is stored and say what it would change, org by org and section by section:
+merges made and unmade, cases opened and withdrawn, summaries rewritten, scores before and after, the
+calls of a model with their tokens and money at most, the largest effects by id, and whether the
+mass-change breaker would stop it. Reads only, in READ ONLY transactions; no model is loaded or called.
+
+Comparisons are stored, so new thresholds need no text and no vector. What changes the features or the
+search for candidates themselves is counted as items to compare anew: nobody knows their pairs yet.
+"""
+
 
 #: The tasks whose production code exists; the same names as `evaluation.report.TASKS`.
 EVALUATION_TASKS = ("duplicates", "contradictions", "pii", "secrets", "injection", "prescreen", "grounding")
@@ -312,6 +322,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_erase(commands)
     _add_review(commands)
     _add_policy(commands)
+    _add_plan(commands)
     return parser
 
 
@@ -390,6 +401,22 @@ def _moment(spelled: str) -> datetime:
     """A moment with its time zone; a bare one is UTC."""
     found = datetime.fromisoformat(spelled)
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _add_plan(commands: "Subparsers") -> None:
+    plan = _add(commands, "plan", "what another policy would change; changes nothing", PLAN_ABOUT)
+    plan.set_defaults(home="rollout")
+    plan.add_argument(
+        "--policy",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="a policy in YAML, as HIVEMIND_POLICY_FILE takes it",
+    )
+    plan.add_argument(
+        "--org", metavar="ORG", action="append", default=[], help="only this org; may be repeated"
+    )
+    plan.add_argument("--plot", metavar="OUT.png", type=Path, help="draw counts and scores before and after")
 
 
 def _add_undo(commands: "Subparsers") -> None:

@@ -161,7 +161,7 @@ def distill(arguments: argparse.Namespace) -> Answer:
     settings = load_settings()
     policy = load_policy(settings)
     with connect(settings) as store:
-        orgs = _named_orgs(store, arguments.org)
+        orgs = named_orgs(store, arguments.org)
         run = _dry_run if arguments.dry_run else _run_assets
         outcome = run(settings, policy, store, orgs, stages, arguments) if orgs else Distilled({})
     refused = _noted(outcome.receipts, "refused")
@@ -197,7 +197,8 @@ def _named_stages(name: str | None) -> tuple[Stage, ...] | None:
     return (Stage(name),)
 
 
-def _named_orgs(store: Store, names: Sequence[str]) -> tuple[OrgId, ...]:
+def named_orgs(store: Store, names: Sequence[str]) -> tuple[OrgId, ...]:
+    """The orgs named, or all there are; raises UsageError when one is unknown."""
     known = standing.known_orgs(store)
     unknown = sorted(set(names) - set(known))
     if unknown:
@@ -327,8 +328,8 @@ def policy_show(_arguments: argparse.Namespace) -> Answer:
 def policy_diff(arguments: argparse.Namespace) -> Answer:
     """What another policy file would change."""
     settings = load_settings()
-    in_force, proposed = load_policy(settings), _policy_of(settings, arguments.file)
-    changes = _changed_paths(in_force, proposed)
+    in_force, proposed = load_policy(settings), policy_of(settings, arguments.file)
+    changes = changed_paths(in_force, proposed)
     before, after = in_force.stamps(), proposed.stamps()
     stale = [group for group in after if after[group] != before[group]]
     versions = {"in_force": in_force.version, "proposed": proposed.version}
@@ -338,17 +339,18 @@ def policy_diff(arguments: argparse.Namespace) -> Answer:
 
 def policy_validate(arguments: argparse.Namespace) -> Answer:
     """Whether a file is a policy."""
-    policy = _policy_of(load_settings(), arguments.file)
+    policy = policy_of(load_settings(), arguments.file)
     data = {"valid": True, "version": policy.version, "fingerprints": policy.stamps()}
     return Answer(data, lambda console: console.print(f"{arguments.file} is valid: policy {policy.version}"))
 
 
-def _policy_of(settings: Settings, file: Path) -> DistillationPolicy:
+def policy_of(settings: Settings, file: Path) -> DistillationPolicy:
     """The policy as it would be in force if the file were the configured one."""
     return load_policy(settings.model_copy(update={"policy_file": file}))
 
 
-def _changed_paths(in_force: DistillationPolicy, proposed: DistillationPolicy) -> list[dict[str, object]]:
+def changed_paths(in_force: DistillationPolicy, proposed: DistillationPolicy) -> list[dict[str, object]]:
+    """Every path whose value differs between two policies."""
     before, after = (dict(_paths(policy.model_dump(mode="json"))) for policy in (in_force, proposed))
     return [
         {"path": path, "in_force": before.get(path), "proposed": after.get(path)}

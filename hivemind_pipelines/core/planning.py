@@ -122,6 +122,7 @@ class SummaryEffects:
     revived: int = 0
     retired: int = 0
     rescanned: int = 0
+    refusal: Refusal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,15 @@ class OrgPlan:
     llm: LlmForecast = LlmForecast()
     largest: tuple[Effect, ...] = ()
 
+    @property
+    def refusals(self) -> dict[Stage, Refusal]:
+        """The stages that the mass-change breaker would stop; the counts are those once it is lifted."""
+        found = {
+            Stage.DUPLICATE_MERGES: self.matching.refusal,
+            Stage.CLUSTER_SUMMARIES: self.summaries.refusal,
+        }
+        return {stage: refusal for stage, refusal in found.items() if refusal is not None}
+
     def counts(self) -> dict[str, int]:
         """Every count by `section.name`, without those that only describe what stands."""
         sections = {
@@ -220,6 +230,22 @@ def totals(plans: Iterable[OrgPlan]) -> dict[str, int]:
     for plan in plans:
         counts.update(plan.counts())
     return dict(counts)
+
+
+def total_llm(plans: Iterable[OrgPlan]) -> LlmForecast:
+    """The calls of all orgs and what they cost at most."""
+    return sum((plan.llm for plan in plans), LlmForecast())
+
+
+def total_scores(plans: Iterable[OrgPlan]) -> ScoreEffects:
+    """The scores of all orgs in one distribution; orgs that are not scored again have no part in it."""
+    scored = [plan.scores for plan in plans if plan.scores.scored]
+    return ScoreEffects(
+        scored=sum(one.scored for one in scored),
+        changed=sum(one.changed for one in scored),
+        before=tuple(map(sum, zip(*(one.before for one in scored), strict=True))),
+        after=tuple(map(sum, zip(*(one.after for one in scored), strict=True))),
+    )
 
 
 @dataclass(frozen=True, slots=True)

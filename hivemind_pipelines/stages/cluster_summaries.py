@@ -51,7 +51,7 @@ def run(ctx: StageContext) -> SummariesReceipt:
         return receipt
     if ctx.dry_run:
         return _forecast(receipt, writable)
-    refusal = _refusal(ctx, upkeep)
+    refusal = read_refusal(ctx, upkeep)
     if refusal is not None and not ctx.allow_mass_change:
         return receipt.model_copy(
             update={"outcome": "refused", "retired": 0, "revived": 0, "note": str(refusal)}
@@ -94,7 +94,7 @@ def _can_write(ctx: StageContext) -> bool:
     return ctx.policy.summary.method == "extractive" or ctx.services.llm is not None
 
 
-def _refusal(ctx: StageContext, upkeep: Upkeep) -> Refusal | None:
+def read_refusal(ctx: StageContext, upkeep: Upkeep) -> Refusal | None:
     """A plan that retires too much at once; what erasure or changed texts demand is never held back."""
     with ctx.store.read() as conn:
         live, _ = items.count_items(conn, ctx.org_id)

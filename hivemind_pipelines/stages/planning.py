@@ -48,6 +48,7 @@ from hivemind_pipelines.core.safety import Budget
 from hivemind_pipelines.core.upkeep import StandingSummary, Upkeep, plan_upkeep
 from hivemind_pipelines.stages import (
     backlog,
+    cluster_summaries,
     contradiction_cases,
     duplicate_merges,
     suspicions,
@@ -309,6 +310,7 @@ def _summaries(
         revived=len(upkeep.revive),
         retired=len(upkeep.retire),
         rescanned=len(upkeep.rescan),
+        refusal=cluster_summaries.read_refusal(ctx, upkeep),
     )
     return counted, effects, writing_forecast(ctx, upkeep.write, budget)
 

@@ -1,11 +1,12 @@
 """The report's pictures as PNG; each shows counts only."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hivemind_pipelines.core.planning import ScoreEffects
 from hivemind_pipelines.store.reporting import ClusterKind, ClusterSize, Count, QualityBin, SimilarityBin
 from hivemind_pipelines.store.scores import DayOfScores
 
@@ -116,6 +117,50 @@ def thumbnail(counts: Sequence[int], *, title: str) -> bytes:
         axes.set_xlim(0.0, 1.0)
 
     return _png(draw, title=title, x="", y="", size_inches=(3.2, 1.6), dpi=72)
+
+
+#: The counts of a plan that are drawn, with their names.
+_EFFECTS: dict[str, str] = {
+    "matching.merged": "merges made",
+    "matching.unmerged": "merges unmade",
+    "contradiction.opened": "cases opened",
+    "contradiction.withdrawn": "cases withdrawn",
+    "summaries.written": "summaries written",
+    "summaries.rewritten": "summaries rewritten",
+    "summaries.retired": "summaries retired",
+    "labels.flagged": "labels set",
+    "labels.cleared": "labels removed",
+    "scores.changed": "scores moved",
+}
+
+
+def policy_effects(counts: Mapping[str, int], scores: ScoreEffects) -> bytes:
+    """What a policy would change, as bars on a logarithmic axis, and the scores before and after."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.0, 3.6), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    names = list(reversed(_EFFECTS))
+    bars = left.barh([_EFFECTS[name] for name in names], [counts[name] for name in names], color=_STRONG)
+    left.bar_label(bars, fmt="{:,.0f}", padding=3)
+    left.set_xscale("symlog", linthresh=1)
+    left.set(title="What would change", xlim=(0, 10 * max(1, *(counts[name] for name in names))))
+    width = 1 / max(len(scores.before), 1)
+    places = [(number + 0.5) * width for number in range(len(scores.before))]
+    right.bar(places, scores.before, width * 0.95, color=_CALM, label="before")
+    right.bar(places, scores.after, width * 0.45, color=_STRONG, label="after")
+    right.set(title="Quality of live items", xlabel="quality score", ylabel="items", xlim=(0.0, 1.0))
+    if scores.scored:
+        right.legend(frameon=False)
+    else:
+        right.text(0.5, 0.5, "not scored again", ha="center", transform=right.transAxes)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
 
 
 def _png(
