@@ -208,9 +208,9 @@ that the server made before. Nothing is dropped, renamed or rewritten; the secon
 """
 
 UNDO_ABOUT = """\
-Take back what a run did, one merge, or one contradiction case: expiry, our own keys in tags, our tables.
-What others changed since in other columns is no ground for refusal. What cannot be taken back is named
-with its reason, the rest is done, and the exit code is 1.
+Take back what a run or a whole backfill did, one merge, or one contradiction case: expiry, our own keys
+in tags, our tables. What others changed since in other columns is no ground for refusal. What cannot be
+taken back is named with its reason, the rest is done, and the exit code is 1.
 
 A merge that was undone is remembered and not made again. An expired summary stays in the database.
 Scores are put back where they are still ours; embeddings stay: they say the same of the same text.
@@ -255,6 +255,19 @@ mass-change breaker would stop it. Reads only, in READ ONLY transactions; no mod
 Comparisons are stored, so new thresholds need no text and no vector. What changes the features or the
 search for candidates themselves is counted as items to compare anew: nobody knows their pairs yet.
 """
+
+BACKFILL_ABOUT = """\
+After a change of policy: find the orgs that another policy decided, show what bringing them back to
+fresh comes to, ask, and do it. Merges that no longer hold are unmade and new ones made, cases withdrawn
+or opened, summaries retired or rewritten, rows re-scored; what no section changed is not touched.
+
+Where a Dagster daemon is alive it gets an asset backfill, tagged with the policy's version, and is
+waited for; otherwise the same assets run in this process. Run it again after a failure, and it goes on
+with what is still stale. Breaker and budgets hold; what they stop is named. `undo --run ID` takes the
+whole backfill back.
+"""
+
+SECTIONS = ("matching", "contradiction", "summary", "pii", "quality")
 
 
 #: The tasks whose production code exists; the same names as `evaluation.report.TASKS`.
@@ -323,6 +336,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_review(commands)
     _add_policy(commands)
     _add_plan(commands)
+    _add_backfill(commands)
     return parser
 
 
@@ -419,11 +433,33 @@ def _add_plan(commands: "Subparsers") -> None:
     plan.add_argument("--plot", metavar="OUT.png", type=Path, help="draw counts and scores before and after")
 
 
+def _add_backfill(commands: "Subparsers") -> None:
+    backfill = _add(commands, "backfill", "bring what another policy decided back to fresh", BACKFILL_ABOUT)
+    backfill.set_defaults(home="rollout")
+    backfill.add_argument(
+        "--section", metavar="NAME", action="append", default=[], choices=SECTIONS,
+        help=f"only this section; may be repeated: {', '.join(SECTIONS)}",
+    )  # fmt: skip
+    backfill.add_argument(
+        "--org", metavar="ORG", action="append", default=[],
+        help="only this org; may be repeated; quality scores are taken for all orgs or not at all",
+    )  # fmt: skip
+    backfill.add_argument("--yes", action="store_true", help="do not ask")
+    backfill.add_argument(
+        "--allow-mass-change",
+        action="store_true",
+        help="lift the mass-change breaker for this backfill; the ledger records it",
+    )
+    backfill.add_argument("--detach", action="store_true", help="leave it to the daemon, do not wait")
+
+
 def _add_undo(commands: "Subparsers") -> None:
     undo = _add(commands, "undo", "take effects of ours back, exactly, from the ledger", UNDO_ABOUT)
     undo.set_defaults(home="curation")
     what = undo.add_mutually_exclusive_group(required=True)
-    what.add_argument("--run", metavar="RUN", help="all effects of a run: its id here, or Dagster's run id")
+    what.add_argument(
+        "--run", metavar="RUN", help="all effects of a run or backfill: its id here or Dagster's"
+    )
     what.add_argument("--merge", metavar="DUPLICATE_ID", type=UUID, help="the newest merge of this item")
     what.add_argument("--case", metavar="CASE_ID", type=UUID, help="the opening of this contradiction case")
     undo.add_argument("--dry-run", action="store_true", help="print what would be undone, change nothing")

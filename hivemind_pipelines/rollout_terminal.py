@@ -1,6 +1,7 @@
 """What a person sees of a policy's plan and of its backfill: tables, counts and ids, never a text."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -8,9 +9,13 @@ from rich.text import Text
 
 from hivemind_pipelines.core import planning
 from hivemind_pipelines.core.planning import SCORE_BINS, LlmForecast, OrgPlan, ScoreEffects
-from hivemind_pipelines.core.policy import SectionGroup
+from hivemind_pipelines.core.policy import DistillationPolicy, SectionGroup
 from hivemind_pipelines.presentation import printable
 from hivemind_pipelines.stages.planning import PolicyPlan
+from hivemind_pipelines.stages.staleness import Staleness
+
+if TYPE_CHECKING:
+    from hivemind_pipelines.defs.backfill import Backfilled
 
 #: Orgs and effects shown at most; --json has them all.
 ORGS_SHOWN = 20
@@ -73,6 +78,39 @@ def show_effects(console: Console, plans: Sequence[OrgPlan]) -> None:
     _show_llm(console, planning.total_llm(plans))
     _show_largest(console, plans)
     _show_breaker(console, plans)
+
+
+def show_stale(console: Console, stale: Staleness, planned: PolicyPlan, policy: DistillationPolicy) -> None:
+    """Which orgs are stale in what, and what bringing them back comes to."""
+    table = _table("org", "stale sections", "stale rows")
+    for one in stale.orgs[:ORGS_SHOWN]:
+        rows = ", ".join(f"{section} {count:,}" for section, count in one.rows.items()) or "-"
+        table.add_row(Text(printable(one.org_id)), ", ".join(one.sections), rows)
+    _say(console, f"stale under policy {policy.version}:")
+    if table.rows:
+        console.print(table)
+    if len(stale.orgs) > ORGS_SHOWN:
+        _say(console, f"{len(stale.orgs) - ORGS_SHOWN:,} more orgs; --json has them all")
+    if stale.scores:
+        _say(console, "the quality scores of all orgs were taken by other weights")
+    show_effects(console, planned.orgs)
+
+
+def show_backfilled(
+    console: Console, done: "Backfilled", stale: Staleness, left: Staleness, seconds: float
+) -> None:
+    """How a backfill ended, and how it is taken back."""
+    if not done.is_over:
+        _say(console, f"backfill {done.backfill_id} is with the daemon; its progress is in the UI")
+        return
+    fresh = len(stale.orgs) - len(left.orgs)
+    scores = ", and the scores of all" if stale.scores and not left.scores else ""
+    _say(
+        console,
+        f"backfill {done.backfill_id}, run by {done.by}: "
+        f"{fresh:,} of {len(stale.orgs):,} orgs are fresh{scores}; {seconds:.1f} s",
+    )
+    _say(console, f"to take it back: hivemind-pipelines undo --run {done.backfill_id}")
 
 
 def _show_sections(console: Console, plans: Sequence[OrgPlan]) -> None:

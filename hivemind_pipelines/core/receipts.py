@@ -90,8 +90,12 @@ class TopicsReceipt(Receipt):
 
 
 class SummariesReceipt(Receipt):
-    """cluster_summaries: what was published, revived, retired, rejected by a gate or skipped."""
+    """cluster_summaries: what was published, revived, retired, rejected by a gate or skipped.
 
+    `pii_stamp` is the scanner's: what stands has passed it.
+    """
+
+    pii_stamp: str = ""
     published: int = 0
     revived: int = 0
     retired: int = 0

@@ -28,8 +28,9 @@ JUDGEMENTS = frozenset({"judge"})
 RESOLUTIONS = frozenset({"supersede", "date"})
 SCORES = frozenset({"rescore"})
 
-#: Effects that are left alone without a word: a cache of the text, which says the same after undo.
-LEFT = frozenset({"embed"})
+#: Effects left alone without a word: a cache of the text, which says the same after undo, and the note
+#: that the breaker was lifted.
+LEFT = frozenset({"embed", "allow_mass_change"})
 
 #: Why nothing of an erased item comes back.
 ERASED = "it was erased, and nothing brings it back"

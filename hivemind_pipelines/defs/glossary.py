@@ -32,6 +32,7 @@ KEYS: dict[str, str] = {
     "dropped": "changes given up because the row had changed meanwhile; they stay due",
     "applied_share": "applied / (applied + dropped)",
     "stamp": "fingerprint of the policy sections under which the rows are now current",
+    "pii_stamp": "fingerprint of the scanner that the standing summaries have passed",
     "note": "why a plan was refused or skipped, in numbers and reason codes",
     "seconds": "wall-clock time of the stage",
     "upstream": "outcome of the asset before, in the same run or the last one that touched the org",
@@ -121,7 +122,7 @@ def receipt_metadata(receipt: Receipt) -> Metadata:
     """A receipt as Dagster metadata: counts, ratios, run id and seconds."""
     texts = {
         name: str(value)
-        for name in ("run_id", "outcome", "stamp", "note", "report_path")
+        for name in ("run_id", "outcome", "stamp", "pii_stamp", "note", "report_path")
         if (value := getattr(receipt, name, None))
     }
     metadata: Metadata = {name: MetadataValue.text(value) for name, value in texts.items()}

@@ -19,7 +19,7 @@ from dagster_shared.error import SerializableErrorInfo
 from hivemind_pipelines.core.model import OrgId, Stage
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.core.receipts import Receipt
-from hivemind_pipelines.defs import tags
+from hivemind_pipelines.defs import policies, tags
 from hivemind_pipelines.defs.development import write_instance
 from hivemind_pipelines.defs.partitions import add_orgs, partition_key
 from hivemind_pipelines.defs.resources import Commons
@@ -31,7 +31,7 @@ from hivemind_pipelines.store.connection import Store, StoreError
 OnOrg = Callable[[OrgId, int, int], None]
 
 # A failed step is reported by us, in one line; Dagster's own log would repeat it with a traceback.
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +59,35 @@ def distill_in_process(
     where it has been used with the same home.
     """
     run_tags = {tags.FULL: str(full).lower(), tags.ALLOW_MASS_CHANGE: str(allow_mass_change).lower()}
-    job = definitions.resolve_job_def("distillation")
     runs: dict[OrgId, OrgRun] = {}
     with opened_instance(commons.settings.home) as instance:
+        policies.observe(instance, commons.policy)
         add_orgs(instance, org_ids)
         for done, org_id in enumerate(org_ids):
             if on_org is not None:
                 on_org(org_id, done, len(org_ids))
-            result = job.execute_in_process(
-                run_config=_QUIET,
-                instance=instance,
-                partition_key=partition_key(org_id),
-                asset_selection=_selection(stages),
-                tags=run_tags,
-                raise_on_error=False,
-            )
-            runs[org_id] = _org_run(result, org_id)
+            runs[org_id] = run_alone(definitions, instance, org_id, stages=stages, run_tags=run_tags)
     return runs
+
+
+def run_alone(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    org_id: OrgId,
+    *,
+    stages: Sequence[Stage] | None,
+    run_tags: Mapping[str, str],
+) -> OrgRun:
+    """One distillation run of one org, whose partition exists."""
+    result = definitions.resolve_job_def("distillation").execute_in_process(
+        run_config=QUIET,
+        instance=instance,
+        partition_key=partition_key(org_id),
+        asset_selection=_selection(stages),
+        tags=dict(run_tags),
+        raise_on_error=False,
+    )
+    return _org_run(result, org_id)
 
 
 def distill_beside_dev(
@@ -129,12 +141,17 @@ def _org_run(result: ExecuteInProcessResult, org_id: OrgId) -> OrgRun:
         if stage.value in succeeded
     }
     checks = tuple(check.check_name for check in result.get_asset_check_evaluations() if not check.passed)
+    return OrgRun(receipts, failure_of(result), checks)
+
+
+def failure_of(result: ExecuteInProcessResult) -> str | None:
+    """The steps that failed and why, in one line; None when the run succeeded."""
     causes = [(event.step_key, _cause(event)) for event in result.all_events if event.is_step_failure]
     if any(cause.cls_name == DagsterExecutionInterruptedError.__name__ for _, cause in causes):
         # Dagster turns Ctrl-C into a failed step; the orgs after this one must not run.
         raise KeyboardInterrupt
     failures = [f"{step} failed: {_said(cause)}" for step, cause in causes]
-    return OrgRun(receipts, "; ".join(failures) or (None if result.success else "the run failed"), checks)
+    return "; ".join(failures) or (None if result.success else "the run failed")
 
 
 def _cause(event: DagsterEvent) -> SerializableErrorInfo:

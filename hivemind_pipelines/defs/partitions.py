@@ -14,7 +14,8 @@ warnings.filterwarnings("ignore", message="Parameter `backfill_policy`", categor
 orgs = DynamicPartitionsDefinition(name="orgs")
 
 #: A backfill hands up to this many orgs to one run; the start of a process is what costs.
-backfill_policy = BackfillPolicy.multi_run(max_partitions_per_run=100)
+PARTITIONS_PER_RUN = 100
+backfill_policy = BackfillPolicy.multi_run(max_partitions_per_run=PARTITIONS_PER_RUN)
 
 _REFUSED_IN_KEYS = ("...", "\a", "\b", "\f", "\n", "\r", "\t", "\v", "\0")
 

@@ -13,7 +13,11 @@ from dagster import (
     ResourceParam,
     asset,
 )
-from dagster._core.definitions.data_version import DATA_VERSION_TAG, extract_data_version_from_entry
+from dagster._core.definitions.data_version import (
+    DATA_VERSION_TAG,
+    extract_data_version_from_entry,
+    get_input_data_version_tag,
+)
 
 from hivemind_pipelines.core.policy import SECTION_GROUPS, DistillationPolicy, SectionGroup
 from hivemind_pipelines.defs.glossary import Metadata
@@ -71,6 +75,21 @@ def moved_groups(
         for group in SECTION_GROUPS
         if _materialised(instance, group) != data_version(policy, group, scanner_stamp)
     ]
+
+
+def observe(instance: DagsterInstance, policy: DistillationPolicy) -> None:
+    """Materialise the policies that moved, as the sensor does: what runs from now on is fresh under them."""
+    for event in current_events(policy, moved_groups(instance, policy)):
+        instance.report_runless_asset_event(event)
+
+
+def is_outdated(instance: DagsterInstance, asset: AssetKey, group: SectionGroup) -> bool:
+    """Whether an unpartitioned asset was last materialised under another fingerprint than was observed last."""
+    event = instance.get_latest_materialization_event(asset)
+    if event is None or event.asset_materialization is None:
+        return True
+    seen = (event.asset_materialization.tags or {}).get(get_input_data_version_tag(policy_key(group)))
+    return seen != _materialised(instance, group)
 
 
 def _materialised(instance: DagsterInstance, group: SectionGroup) -> str | None:

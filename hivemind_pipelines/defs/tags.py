@@ -13,9 +13,20 @@ ALLOW_MASS_CHANGE = "hivemind/allow_mass_change"
 #: Looks at every row of the org again, whatever its stamps say.
 FULL = "hivemind/full"
 
+#: The policy a run was asked for under; a run in which another one is in force refuses to start.
+POLICY_VERSION = "hivemind/policy_version"
+#: The backfill of runs that no daemon launched.
+BACKFILL = "hivemind/backfill"
+
 PRIORITY = "dagster/priority"
+DAGSTER_BACKFILL = "dagster/backfill"
 
 
 def is_on(tags: Mapping[str, str], name: str) -> bool:
     """Whether a yes-or-no tag is set to `true`."""
     return tags.get(name, "").strip().lower() == "true"
+
+
+def backfill_of(tags: Mapping[str, str]) -> str | None:
+    """The backfill that a run belongs to, a daemon's or our own."""
+    return tags.get(DAGSTER_BACKFILL) or tags.get(BACKFILL)

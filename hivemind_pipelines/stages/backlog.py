@@ -56,25 +56,8 @@ def read(
     org_ids: Sequence[OrgId] | None = None,
 ) -> Backlogs:
     """One grouped query over all orgs, or those named; the gate counts what it read."""
-    method = policy.summary.method
-    screened = screening_stamps(policy, model_stamps.embedder, model_stamps.queue_scanner)
-    stamps = Stamps(
-        features=policy.feature_stamp(model_stamps.embedder),
-        probes=policy.probe_stamp(model_stamps.embedder),
-        matching=policy.fingerprint("matching"),
-        settled=settled_stamp(policy, model_stamps.llm_model),
-        contradiction=policy.fingerprint("contradiction"),
-        topics=topic_stamp(policy, model_stamps.llm_model),
-        labels=screened.labels,
-        matches=screened.matches,
-        pii=model_stamps.scanner,
-        model=model_stamps.llm_model,
-        prompt_version=CONFIRM_PROMPT_VERSION,
-        rescan=rescan_fingerprint(model_stamps.scanner),
-        judge=judge_of(policy, model_stamps.llm_model),
-        overlap_min=policy.contradiction.overlap_min,
-    )
-    can_summarise = method == "extractive" or model_stamps.has_llm
+    stamps = stamps_of(policy, model_stamps)
+    can_summarise = policy.summary.method == "extractive" or model_stamps.has_llm
     with store.read() as conn:
         counts = backlog.read_counts(
             conn,
@@ -92,6 +75,27 @@ def read(
         conflict_threshold=policy.gate.conflict_threshold,
     )
     return Backlogs(gate, tuple(map(_backlog, counts)), counts)
+
+
+def stamps_of(policy: DistillationPolicy, model_stamps: ModelStamps) -> Stamps:
+    """What every derived row is stamped with while this policy and these models are in force."""
+    screened = screening_stamps(policy, model_stamps.embedder, model_stamps.queue_scanner)
+    return Stamps(
+        features=policy.feature_stamp(model_stamps.embedder),
+        probes=policy.probe_stamp(model_stamps.embedder),
+        matching=policy.fingerprint("matching"),
+        settled=settled_stamp(policy, model_stamps.llm_model),
+        contradiction=policy.fingerprint("contradiction"),
+        topics=topic_stamp(policy, model_stamps.llm_model),
+        labels=screened.labels,
+        matches=screened.matches,
+        pii=model_stamps.scanner,
+        model=model_stamps.llm_model,
+        prompt_version=CONFIRM_PROMPT_VERSION,
+        rescan=rescan_fingerprint(model_stamps.scanner),
+        judge=judge_of(policy, model_stamps.llm_model),
+        overlap_min=policy.contradiction.overlap_min,
+    )
 
 
 def _backlog(org: OrgCounts) -> OrgBacklog:

@@ -13,7 +13,7 @@ from hivemind_pipelines.core.planning import LlmForecast
 from hivemind_pipelines.core.receipts import SummariesReceipt
 from hivemind_pipelines.core.upkeep import PII_FOUND, Upkeep, Writing, plan_upkeep
 from hivemind_pipelines.services.pii import Redacted, ScanFailed
-from hivemind_pipelines.stages import claims, summary_writing
+from hivemind_pipelines.stages import allowance, claims, summary_writing
 from hivemind_pipelines.stages.claims import Claim
 from hivemind_pipelines.stages.context import StageContext
 from hivemind_pipelines.stages.forecasting import writing_forecast
@@ -21,6 +21,7 @@ from hivemind_pipelines.stages.spending import Purse, open_purse, read_budget
 from hivemind_pipelines.stages.summary_writing import Written
 from hivemind_pipelines.store import derivations, items, jobs, ledger, topics
 from hivemind_pipelines.store.connection import try_lock
+from hivemind_pipelines.store.ledger import Entry
 
 
 def run(ctx: StageContext) -> SummariesReceipt:
@@ -40,6 +41,7 @@ def run(ctx: StageContext) -> SummariesReceipt:
         outcome="applied" if upkeep else "nothing_due",
         due=len(upkeep.retire) + len(upkeep.revive) + len(upkeep.rescan) + len(upkeep.write),
         stamp=ctx.policy.fingerprint("summary"),
+        pii_stamp=ctx.services.scanner.stamp,
         retired=len(upkeep.retire),
         revived=len(upkeep.revive),
         skipped=held_back,
@@ -56,7 +58,7 @@ def run(ctx: StageContext) -> SummariesReceipt:
         return receipt.model_copy(
             update={"outcome": "refused", "retired": 0, "revived": 0, "note": str(refusal)}
         )
-    maintained = _maintain(ctx, upkeep)
+    maintained = _maintain(ctx, upkeep, allowed=allowance.entries(ctx, refusal))
     if maintained is None:
         return receipt.model_copy(update={"outcome": "busy", "retired": 0, "revived": 0})
     if maintained["dirty"]:
@@ -114,7 +116,7 @@ def _forecast(receipt: SummariesReceipt, writable: Sequence[Writing]) -> Summari
     )
 
 
-def _maintain(ctx: StageContext, upkeep: Upkeep) -> Counter[str] | None:
+def _maintain(ctx: StageContext, upkeep: Upkeep, *, allowed: tuple[Entry, ...]) -> Counter[str] | None:
     """Retire and revive in one transaction, after a scan of what an older scanner let through."""
     dirty, clean, unscanned = _rescan(ctx, upkeep.rescan)
     unfit = {*dirty, *unscanned}
@@ -129,7 +131,7 @@ def _maintain(ctx: StageContext, upkeep: Upkeep) -> Counter[str] | None:
             *derivations.revive(conn, ctx.org_id, revive),
         )
         derivations.restamp_pii(conn, ctx.org_id, clean, stamp=ctx.services.scanner.stamp)
-        ledger.record(conn, ctx.org_id, ctx.run_id, entries, stamp=stamp, at=ctx.as_of)
+        ledger.record(conn, ctx.org_id, ctx.run_id, (*allowed, *entries), stamp=stamp, at=ctx.as_of)
     counts = Counter(entry.change for entry in entries)
     return Counter(
         retired=counts["retire"],

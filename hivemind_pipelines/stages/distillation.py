@@ -57,6 +57,7 @@ def open_run(
     run_id: RunId,
     now: datetime,
     dagster_run_id: str | None = None,
+    backfill_id: str | None = None,
     allowed: Collection[str] = (),
 ) -> RunOpening:
     """Enter the run of an org, once: a later stage of the same run gets the same instant back.
@@ -72,6 +73,7 @@ def open_run(
         policy.stamps(),
         dagster_run_id,
         tuple(sorted(allowed)),
+        backfill_id=backfill_id,
     )
     with store.begin() as conn:
         runs.close_abandoned(conn, org_id, now - ABANDONED_AFTER)

@@ -9,6 +9,7 @@ from hivemind_pipelines.core.model import PairEdge
 from hivemind_pipelines.core.policy import MatchingPolicy
 from hivemind_pipelines.core.receipts import MergesReceipt
 from hivemind_pipelines.core.review import PairVerdict
+from hivemind_pipelines.stages import allowance
 from hivemind_pipelines.stages.context import StageContext
 from hivemind_pipelines.store import items, ledger, pairs, refusals, reviews
 from hivemind_pipelines.store.connection import try_lock
@@ -33,7 +34,9 @@ def run(ctx: StageContext) -> MergesReceipt:
     if ctx.dry_run:
         remember(ctx, plan)
         return receipt
-    return _apply(ctx, plan, pool, receipt, allowed=_allowance(ctx, refusal), is_overruled=is_overruled)
+    return _apply(
+        ctx, plan, pool, receipt, allowed=allowance.entries(ctx, refusal), is_overruled=is_overruled
+    )
 
 
 def _read(
@@ -100,14 +103,6 @@ def _refused(ctx: StageContext, receipt: MergesReceipt, refusal: Refusal) -> Mer
             )
     nothing = {"applied": 0, "merged": 0, "repointed": 0, "unmerged": 0, "clusters": 0}
     return receipt.model_copy(update={**nothing, "outcome": "refused", "note": str(refusal)})
-
-
-def _allowance(ctx: StageContext, refusal: Refusal | None) -> tuple[Entry, ...]:
-    """The ledger entry of a plan that only went through because a person allowed it."""
-    if refusal is None:
-        return ()
-    numbers = {"expired": refusal.expired_count, "live": refusal.live_count}
-    return (Entry("allow_mass_change", ctx.run_id, {}, numbers),)
 
 
 def remember(ctx: StageContext, plan: Plan) -> None:

@@ -95,12 +95,16 @@ def plan(
     orgs: Sequence[OrgId],
     *,
     now: datetime,
+    is_rescored: bool | None = None,
     on_org: OnOrg | None = None,
 ) -> PolicyPlan:
     """Hold a policy against what is stored, org by org, in READ ONLY transactions.
 
-    `services` are those of the proposed policy; none of their models is loaded and none is called.
+    `services` are those of the proposed policy; none of their models is loaded and none is called. Scores
+    are previewed where the weights differ, unless `is_rescored` says otherwise.
     """
+    if is_rescored is None:
+        is_rescored = in_force.quality != proposed.quality
     with ReadOnlyStore(store.url) as unwritable:
         models = ModelStamps.of(services)
         due = {
@@ -114,11 +118,14 @@ def plan(
                 store=unwritable, org_id=org_id, run_id=RunId(uuid4()), as_of=now,
                 policy=proposed.for_org(org_id), services=services, dry_run=True,
             )  # fmt: skip
-            plans.append(_plan_org(ctx, in_force.for_org(org_id), due.get(org_id, {})))
+            own = in_force.for_org(org_id)
+            plans.append(_plan_org(ctx, own, due.get(org_id, {}), is_rescored=is_rescored))
     return PolicyPlan(in_force, proposed, tuple(plans))
 
 
-def _plan_org(ctx: StageContext, in_force: DistillationPolicy, due: Mapping[Stage, int]) -> OrgPlan:
+def _plan_org(
+    ctx: StageContext, in_force: DistillationPolicy, due: Mapping[Stage, int], *, is_rescored: bool
+) -> OrgPlan:
     """The sections in the order of a run, each on what those before it planned."""
     budget = read_budget(ctx)
     matched, merging, confirming = _matching(ctx, in_force, budget)
@@ -126,7 +133,7 @@ def _plan_org(ctx: StageContext, in_force: DistillationPolicy, due: Mapping[Stag
     placed, placing = _topics(ctx)
     left = planning.spendable(ctx.policy.safety, budget, confirming)
     summaries, publishing, writing = _summaries(ctx, merging, left)
-    scored, scoring = _scores(ctx, in_force)
+    scored, scoring = _scores(ctx) if is_rescored else (ScoreEffects(), iter(()))
     return OrgPlan(
         org_id=ctx.org_id,
         due={stage: count for stage, count in due.items() if count},
@@ -351,10 +358,8 @@ def _labels(ctx: StageContext) -> LabelEffects:
     )
 
 
-def _scores(ctx: StageContext, in_force: DistillationPolicy) -> tuple[ScoreEffects, Iterator[Effect]]:
+def _scores(ctx: StageContext) -> tuple[ScoreEffects, Iterator[Effect]]:
     """Against the scores that readers see today; over the merges in force, not those that are planned."""
-    if in_force.quality == ctx.policy.quality:
-        return ScoreEffects(), iter(())
     with ctx.store.read() as conn:
         found = scores.preview(
             conn, [ctx.org_id], ctx.policy.quality, as_of=ctx.as_of,

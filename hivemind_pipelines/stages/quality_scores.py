@@ -19,11 +19,20 @@ ORGS = 50
 MOVES_NAMED = 20
 
 
-def run(store: Store, as_of: datetime, policy: DistillationPolicy, run_id: RunId) -> QualityReceipt:
+def run(
+    store: Store,
+    as_of: datetime,
+    policy: DistillationPolicy,
+    run_id: RunId,
+    *,
+    backfill_id: str | None = None,
+) -> QualityReceipt:
     """Write the scores that moved; the run row and the last-run key tell that it ran."""
     stamp = policy.fingerprint("quality")
     with store.begin() as conn:
-        opened = runs.Run(run_id, None, "quality", as_of, policy.version, policy.stamps())
+        opened = runs.Run(
+            run_id, None, "quality", as_of, policy.version, policy.stamps(), backfill_id=backfill_id
+        )
         runs.start(conn, opened, policy)
         orgs = items.read_orgs(conn)
     scored = changed = 0

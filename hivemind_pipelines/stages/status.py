@@ -7,12 +7,12 @@ from datetime import datetime
 from hivemind_pipelines.core.due import GateReading
 from hivemind_pipelines.core.model import OrgId, Stage
 from hivemind_pipelines.core.policy import SECTION_GROUPS, DistillationPolicy, SectionGroup
-from hivemind_pipelines.stages import backlog
+from hivemind_pipelines.stages import backlog, staleness
 from hivemind_pipelines.stages.backlog import ModelStamps
 from hivemind_pipelines.store import status as store_status
 from hivemind_pipelines.store import suspicions
 from hivemind_pipelines.store.connection import Store
-from hivemind_pipelines.store.status import LastRun, Spend
+from hivemind_pipelines.store.status import LastRun, Spend, StaleRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def read(store: Store, policy: DistillationPolicy, now: datetime, model_stamps: 
     with store.read() as conn:
         suspicious = suspicions.read_counts(conn)
         summaries = store_status.read_summary_counts(conn)
-        stale = store_status.read_stale_counts(conn, policy.stamps(), scanner_stamp=model_stamps.scanner)
+        stale = store_status.read_stale_counts(conn, staleness.row_stamps(policy, model_stamps))
         spend = store_status.read_spend(conn, since=midnight)
         last_runs = store_status.read_last_runs(conn)
         last_run_keys = store_status.read_last_run_keys(conn)
@@ -64,13 +64,19 @@ def read(store: Store, policy: DistillationPolicy, now: datetime, model_stamps: 
             suspicious=suspicious.get(org.org_id, 0),
             waiting_summaries=org.waiting_summaries,
             due=org.due,
-            stale={group: stale.get(org.org_id, {}).get(group, 0) for group in SECTION_GROUPS},
+            stale=_by_section(stale.get(org.org_id, {})),
             spend_today=spend.get(org.org_id, Spend()),
             last_run=last_runs.get(org.org_id),
         )
         for org in backlogs.counts
     )
     return Status(backlogs.gate, orgs, last_run_keys)
+
+
+def _by_section(rows: Mapping[StaleRows, int]) -> dict[SectionGroup, int]:
+    """Scores are rows of the quality section, though no org's own run takes them."""
+    counts = {group: rows.get(group, 0) for group in SECTION_GROUPS}
+    return {**counts, "quality": counts["quality"] + rows.get("scores", 0)}
 
 
 def known_orgs(store: Store) -> tuple[OrgId, ...]:

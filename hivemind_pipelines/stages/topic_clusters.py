@@ -55,6 +55,9 @@ def run(ctx: StageContext) -> TopicsReceipt:
             applied = topics.apply_topics(conn, ctx.org_id, plan, standing=before, stamp=ctx.topic_stamp)
             if applied.dropped:
                 return receipt.model_copy(update={"applied": 0, "dropped": applied.dropped})
+        topics.restamp(
+            conn, ctx.org_id, stamp=ctx.topic_stamp, summary_stamp=ctx.policy.fingerprint("summary")
+        )
         # Those judged were taken into account; the others are due as soon as they may be placed again.
         done = {one.item.id: one.row_version for one in eligible if one.is_suspicious is not None}
         waiting = {one.item.id: one.row_version for one in read_items if one.item.id not in done}

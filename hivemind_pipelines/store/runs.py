@@ -20,7 +20,8 @@ LastRunKey = Literal["distillation_last_run", "quality_aggregation_last_run"]
 class Run:
     """One run of one job; `org_id` is None for a job over all orgs, `stamps` the policy's fingerprints.
 
-    `allowed` names what an operator allowed this run by hand, such as `mass_change`.
+    `allowed` names what an operator allowed this run by hand, such as `mass_change`. `backfill_id` is
+    Dagster's, or of a backfill run without a daemon.
     """
 
     run_id: RunId
@@ -34,6 +35,7 @@ class Run:
     status: RunStatus = "running"
     finished_at: datetime | None = None
     counts: Mapping[str, int] = field(default_factory=dict, hash=False)
+    backfill_id: str | None = None
 
 
 _SAVE_POLICY = text("""
@@ -44,13 +46,15 @@ ON CONFLICT (version) DO NOTHING
 
 _START = text("""
 INSERT INTO distillation.runs
-    (run_id, org_id, job, status, as_of, dagster_run_id, policy_version, stamps, allowed)
-VALUES (:run_id, :org_id, :job, 'running', :as_of, :dagster_run_id, :policy_version, :stamps, :allowed)
+    (run_id, org_id, job, status, as_of, dagster_run_id, policy_version, stamps, allowed, backfill_id)
+VALUES (:run_id, :org_id, :job, 'running', :as_of, :dagster_run_id, :policy_version, :stamps, :allowed,
+        :backfill_id)
 ON CONFLICT (run_id) DO NOTHING
 """).bindparams(bindparam("stamps", type_=JSONB), bindparam("allowed", type_=JSONB))
 
 _COLUMNS = """
-    run_id, org_id, job, status, as_of, finished_at, dagster_run_id, policy_version, stamps, counts, allowed
+    run_id, org_id, job, status, as_of, finished_at, dagster_run_id, policy_version, stamps, counts, allowed,
+    backfill_id
 """
 
 _READ = text(f"""
@@ -79,6 +83,7 @@ def start(connection: Connection, run: Run, policy: DistillationPolicy) -> Run:
             "policy_version": run.policy_version,
             "stamps": dict(run.stamps),
             "allowed": list(run.allowed),
+            "backfill_id": run.backfill_id,
         },
     )
     stored = connection.execute(_READ, {"run_id": run.run_id, "org_id": run.org_id}).one_or_none()
@@ -131,6 +136,19 @@ def last_run(connection: Connection, org_id: OrgId | None, job: Job) -> Run | No
     """The newest run of a job, whatever became of it; `org_id` None asks for the runs over all orgs."""
     found = connection.execute(_LAST, {"org_id": org_id, "job": job}).one_or_none()
     return None if found is None else _run(found)
+
+
+_FINISHED_ORGS = text("""
+-- Over all orgs on purpose: a backfill is one operator's request for many of them.
+SELECT DISTINCT org_id FROM distillation.runs
+WHERE backfill_id = :backfill_id AND status = 'finished' AND org_id IS NOT NULL
+""")
+
+
+def read_finished_orgs(connection: Connection, backfill_id: str) -> frozenset[OrgId]:
+    """The orgs in which a run of the backfill finished."""
+    found = connection.execute(_FINISHED_ORGS, {"backfill_id": backfill_id}).scalars()
+    return frozenset(map(OrgId, found))
 
 
 _WRITE_KEY = text("""

@@ -176,13 +176,17 @@ FORGET_DEAD = text(f"""
 """)
 
 
-# The score that stands may be no number at all; it counts in the lowest bin then.
+# The score that stands may be no number at all; it counts in the lowest bin then. One that moves by
+# less than `min_change` stays where it is.
 PREVIEW = f"""
-    {INPUTS}, {SCORED.format(rows="inputs")}, bins AS (
-        SELECT LEAST(GREATEST(floor(CASE WHEN score_before BETWEEN 0 AND 1 THEN score_before ELSE 0 END
-                                    * :bins), 0), :bins - 1)::int AS before_bin,
-               LEAST(floor(score * :bins), :bins - 1)::int AS after_bin
-        FROM scored
+    {INPUTS}, {SCORED.format(rows="inputs")}, readers_see AS (
+        SELECT CASE WHEN s.score_before BETWEEN 0 AND 1 THEN s.score_before ELSE 0 END AS before,
+               CASE WHEN m.id IS NULL THEN s.score_before ELSE s.score END AS after
+        FROM scored s LEFT JOIN moved m ON m.org_id = s.org_id AND m.id = s.id
+    ), bins AS (
+        SELECT LEAST(floor(before * :bins), :bins - 1)::int AS before_bin,
+               LEAST(floor(after * :bins), :bins - 1)::int AS after_bin
+        FROM readers_see
     )
     SELECT (SELECT count(*) FROM scored) AS scored, (SELECT count(*) FROM moved) AS changed,
            ARRAY(SELECT (SELECT count(*) FROM bins WHERE before_bin = n)

@@ -1,6 +1,6 @@
 """How the commons stands beyond its backlog: each picture is one read-only statement, grouped by org."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from hivemind_pipelines.core.model import OrgId
 from hivemind_pipelines.core.policy import SectionGroup
+from hivemind_pipelines.store.items import LIVE, POOL
 
 RunStatus = Literal["running", "finished", "failed"]
 
@@ -33,25 +34,65 @@ SUMMARY_COUNTS = text("""
     GROUP BY k.org_id
 """)
 
-# Rows in force that were derived under another version of the section they depend on.
-STALE_COUNTS = text("""
-    SELECT org_id, 'matching' AS section, count(*) AS stale FROM distillation.candidate_pairs
-    WHERE stamp <> :matching GROUP BY org_id
-    UNION ALL
-    SELECT org_id, 'contradiction', count(*) FROM distillation.contradiction_cases
-    WHERE status = 'open' AND stamp <> :contradiction GROUP BY org_id
-    UNION ALL
-    SELECT s.org_id, 'summary', count(*) FROM distillation.summaries s
-    JOIN public.knowledge_items k ON k.org_id = s.org_id AND k.id = s.summary_id
-    WHERE k.expired_at IS NULL AND k.deleted_at IS NULL AND s.stamp <> :summary GROUP BY s.org_id
-    UNION ALL
-    SELECT s.org_id, 'pii', count(*) FROM distillation.summaries s
-    JOIN public.knowledge_items k ON k.org_id = s.org_id AND k.id = s.summary_id
-    WHERE k.expired_at IS NULL AND k.deleted_at IS NULL AND s.pii_stamp <> :scanner GROUP BY s.org_id
-    UNION ALL
-    SELECT p.org_id, 'quality', count(*) FROM distillation.prescreens p
-    JOIN public.pending_contributions c ON c.org_id = p.org_id AND c.id = p.pending_id
-    WHERE p.stamp <> :quality GROUP BY p.org_id
+# Rows in force that were derived under another version of the section they depend on: of pairs those
+# that can be decided again, of items those that were clustered or placed before. What was never
+# derived is due, but not stale.
+STALE_COUNTS = text(f"""
+    WITH stale AS (
+        SELECT p.org_id, 'matching' AS section FROM distillation.candidate_pairs p
+        JOIN public.knowledge_items a
+            ON a.org_id = p.org_id AND a.id = p.a_id AND a.content_hash = p.a_hash AND a.deleted_at IS NULL
+        JOIN public.knowledge_items b
+            ON b.org_id = p.org_id AND b.id = p.b_id AND b.content_hash = p.b_hash AND b.deleted_at IS NULL
+        WHERE p.stamp <> :matching
+        UNION ALL
+        SELECT k.org_id, moved.section FROM public.knowledge_items k
+        JOIN distillation.item_features f
+            ON f.org_id = k.org_id AND f.item_id = k.id AND f.content_hash = k.content_hash
+        CROSS JOIN LATERAL (VALUES
+            ('matching', f.settled_stamp <> :settled),
+            ('summary', f.topic_stamp <> :topics AND k.expired_at IS NULL)) AS moved (section, is_stale)
+        WHERE moved.is_stale AND {POOL}
+        UNION ALL
+        SELECT org_id, 'contradiction' FROM distillation.contradiction_cases
+        WHERE status = 'open' AND detector = 'signals' AND stamp <> :contradiction
+        UNION ALL
+        SELECT s.org_id, moved.section FROM distillation.summaries s
+        JOIN public.knowledge_items k ON k.org_id = s.org_id AND k.id = s.summary_id
+        CROSS JOIN LATERAL (VALUES
+            ('summary', s.stamp <> :summary), ('pii', s.pii_stamp <> :scanner)) AS moved (section, is_stale)
+        WHERE moved.is_stale AND k.expired_at IS NULL AND k.deleted_at IS NULL
+        UNION ALL
+        SELECT p.org_id, 'quality' FROM distillation.prescreens p
+        JOIN public.pending_contributions c ON c.org_id = p.org_id AND c.id = p.pending_id
+        WHERE p.stamp <> :quality
+        UNION ALL
+        SELECT q.org_id, 'scores' FROM distillation.quality_inputs q
+        JOIN public.knowledge_items k ON k.org_id = q.org_id AND k.id = q.item_id AND {LIVE}
+        WHERE q.stamp <> :quality
+    )
+    SELECT org_id, section, count(*) AS stale FROM stale GROUP BY org_id, section
+""")
+
+# What the newest run of each stage was stamped with. A plan that was refused or met a lock left its
+# rows as they were, whatever it was stamped with.
+STALE_RECEIPTS = text("""
+    WITH current AS (
+        SELECT * FROM unnest(CAST(:assets AS text[]), CAST(:fields AS text[]), CAST(:sections AS text[]),
+                             CAST(:stamps AS text[])) AS c (asset, field, section, stamp)
+    )
+    SELECT DISTINCT r.org_id, c.section FROM distillation.receipts r
+    JOIN current c ON c.asset = r.asset
+    WHERE r.payload ->> c.field <> '' AND (
+        r.payload ->> c.field <> c.stamp OR r.payload ->> 'outcome' IN ('refused', 'busy'))
+""")
+
+# The newest distillation run failed, and belonged to a backfill: what stands is half of it.
+HALF_BACKFILLED = text("""
+    SELECT org_id FROM (
+        SELECT DISTINCT ON (org_id) org_id, status, backfill_id FROM distillation.runs
+        WHERE job = 'distillation' AND org_id IS NOT NULL ORDER BY org_id, as_of DESC, run_id) newest
+    WHERE status = 'failed' AND backfill_id IS NOT NULL
 """)
 
 SPEND = text("""
@@ -98,15 +139,48 @@ def read_summary_counts(conn: Connection) -> dict[OrgId, int]:
     return {OrgId(row.org_id): row.summaries for row in conn.execute(SUMMARY_COUNTS)}
 
 
-def read_stale_counts(
-    conn: Connection, stamps: Mapping[str, str], *, scanner_stamp: str
-) -> dict[OrgId, dict[SectionGroup, int]]:
-    """Rows of another stamp than these, by org and section; sections without any are left out."""
-    current = {**stamps, "scanner": scanner_stamp}
-    stale: dict[OrgId, dict[SectionGroup, int]] = {}
-    for row in conn.execute(STALE_COUNTS, current):
+@dataclass(frozen=True, slots=True)
+class StageStamp:
+    """Which field of a stage's receipts holds the stamp of a section, and what it is today."""
+
+    asset: str
+    field: str
+    section: SectionGroup
+    stamp: str
+
+
+StaleRows = SectionGroup | Literal["scores"]
+
+
+def read_stale_counts(conn: Connection, stamps: Mapping[str, str]) -> dict[OrgId, dict[StaleRows, int]]:
+    """Rows of another stamp than these, by org and section, scores apart; what has none is left out.
+
+    `stamps` are the policy's fingerprints, and those of a current clustering (`settled`), placement
+    (`topics`) and scan (`scanner`).
+    """
+    stale: dict[OrgId, dict[StaleRows, int]] = {}
+    for row in conn.execute(STALE_COUNTS, dict(stamps)):
         stale.setdefault(OrgId(row.org_id), {})[row.section] = row.stale
     return stale
+
+
+def read_stale_receipts(conn: Connection, current: Sequence[StageStamp]) -> dict[OrgId, set[SectionGroup]]:
+    """The sections whose stages last ran under another stamp, or did not get through, by org."""
+    parameters = {
+        "assets": [one.asset for one in current],
+        "fields": [one.field for one in current],
+        "sections": [one.section for one in current],
+        "stamps": [one.stamp for one in current],
+    }
+    stale: dict[OrgId, set[SectionGroup]] = {}
+    for row in conn.execute(STALE_RECEIPTS, parameters):
+        stale.setdefault(OrgId(row.org_id), set()).add(row.section)
+    return stale
+
+
+def read_half_backfilled(conn: Connection) -> frozenset[OrgId]:
+    """Orgs in which the last run was a backfill's and failed, whatever their stamps say."""
+    return frozenset(map(OrgId, conn.execute(HALF_BACKFILLED).scalars()))
 
 
 def read_spend(conn: Connection, *, since: datetime) -> dict[OrgId, Spend]:

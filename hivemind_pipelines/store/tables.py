@@ -604,11 +604,13 @@ runs = _own(
     _needed("stamps", JSONB),
     _needed("counts", JSONB, "'{}'"),
     _needed("allowed", JSONB, "'[]'"),
+    _optional("backfill_id", Text),
     PrimaryKeyConstraint("run_id"),
     CheckConstraint("job IN ('distillation', 'quality', 'erasure', 'undo', 'review')"),
     CheckConstraint("status IN ('running', 'finished', 'failed')"),
     CheckConstraint("(status = 'running') = (finished_at IS NULL)"),
     Index("runs_org", "org_id", "job", text("as_of DESC")),
+    Index("runs_backfill", "backfill_id", postgresql_where=text("backfill_id IS NOT NULL")),
 )
 
 policies = _own(

@@ -106,6 +106,24 @@ def apply_topics(
     return Applied(len(plan), 0, ())
 
 
+# What a policy changed without another text: the topic stands, and so does its summary.
+RESTAMP_TOPICS = text("""
+    UPDATE distillation.topic_clusters SET stamp = :stamp WHERE org_id = :org_id AND stamp <> :stamp
+""")
+RESTAMP_SUMMARIES = text("""
+    UPDATE distillation.summaries s SET stamp = :summary_stamp
+    FROM distillation.topic_clusters t
+    WHERE s.org_id = :org_id AND t.org_id = s.org_id AND t.fingerprint = s.fingerprint
+      AND s.stamp <> :summary_stamp
+""")
+
+
+def restamp(conn: Connection, org_id: OrgId, *, stamp: str, summary_stamp: str) -> None:
+    """Remember that the standing topics, and the summaries written of them, are what the policy asks for."""
+    conn.execute(RESTAMP_TOPICS, {"org_id": org_id, "stamp": stamp})
+    conn.execute(RESTAMP_SUMMARIES, {"org_id": org_id, "summary_stamp": summary_stamp})
+
+
 def _columns(placed: Sequence[TopicCluster]) -> Mapping[str, list[object]]:
     return {
         "fingerprints": [cluster.fingerprint for cluster in placed],

@@ -58,12 +58,13 @@ LOCKS = (
     "review",
 )
 
-# An id names a run of ours, or a Dagster run with one of ours per org. A run over all orgs has none of
-# its own: every org with a ledger row of it counts, so this reads all of them on purpose.
+# An id names a run of ours, a Dagster run with one of ours per org, or a backfill with any number. A run
+# over all orgs has none of its own: every org with a ledger row of it counts, so this reads all of them
+# on purpose.
 RUN_ORGS = text("""
     WITH meant AS (
         SELECT r.run_id, r.org_id FROM distillation.runs r
-        WHERE r.run_id::text = :run OR r.dagster_run_id = :run
+        WHERE r.run_id::text = :run OR r.dagster_run_id = :run OR r.backfill_id = :run
     )
     SELECT m.run_id, m.org_id FROM meant m WHERE m.org_id IS NOT NULL
     UNION
@@ -72,7 +73,9 @@ RUN_ORGS = text("""
     ORDER BY org_id, run_id
 """)
 RUN_KNOWN = text("""
-    SELECT EXISTS (SELECT FROM distillation.runs WHERE run_id::text = :run OR dagster_run_id = :run)
+    SELECT EXISTS (
+        SELECT FROM distillation.runs
+        WHERE run_id::text = :run OR dagster_run_id = :run OR backfill_id = :run)
 """)
 
 

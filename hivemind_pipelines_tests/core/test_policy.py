@@ -35,7 +35,9 @@ from hivemind_pipelines.core.policy import SECTION_GROUPS, DistillationPolicy, P
         ([], "policy", "dictionary"),
     ],
 )
-def test_what_is_absurd_is_refused_with_its_path_and_the_reason(document: Any, path: str, reason: str) -> None:
+def test_what_is_absurd_is_refused_with_its_path_and_the_reason(
+    document: Any, path: str, reason: str
+) -> None:
     with pytest.raises(PolicyError) as refused:
         DistillationPolicy.parse(document)
     said = str(refused.value)

@@ -120,6 +120,7 @@ RUNS = (
     ("as_of", "timestamptz", "the instant every step of the run calculates with"),
     ("finished_at", "timestamptz", "empty while running"),
     ("dagster_run_id", "text", "the run in this UI"),
+    ("backfill_id", "text", "the backfill it belongs to; `undo --run` takes it whole"),
     ("policy_version", "text", "the policy document in `distillation.policies`"),
     ("stamps", "jsonb", "fingerprints of the policy's section groups"),
     ("counts", "jsonb", "counts of every stage"),

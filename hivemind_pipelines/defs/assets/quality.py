@@ -22,17 +22,19 @@ from dagster import (
 
 from hivemind_pipelines.core.model import RunId
 from hivemind_pipelines.core.receipts import QualityReceipt, ScoreMove
+from hivemind_pipelines.defs import tags
 from hivemind_pipelines.defs.assets import columns
 from hivemind_pipelines.defs.glossary import described, receipt_metadata, table_schema
 from hivemind_pipelines.defs.org_runs import timed
-from hivemind_pipelines.defs.policies import policy_key
+from hivemind_pipelines.defs.policies import is_outdated, policy_key
 from hivemind_pipelines.defs.resources import Commons
 from hivemind_pipelines.stages import plots
 from hivemind_pipelines.stages import quality_scores as quality_stage
 
 
 @asset(
-    # Every ten minutes for ever: an event that says nothing is not written.
+    # Every ten minutes for ever: an event that says nothing is not written. The first run under new
+    # weights says something even when no score moved: the scores are fresh.
     output_required=False,
     deps=[policy_key("quality")],
     group_name="quality",
@@ -44,7 +46,8 @@ from hivemind_pipelines.stages import quality_scores as quality_stage
         "share of contradictions, plus a bonus while it is current. Behaviour of merged duplicates counts "
         "for their canonical. One set-based statement for all orgs looks at what changed since the last run "
         "(a signal, a counter, a merge, the policy, a new day for decay); a row is written only when its "
-        "score moves by `quality.min_change`, and nothing is materialised when none did.",
+        "score moves by `quality.min_change`, and nothing is materialised when none did and the weights are "
+        "those of the last time.",
         QualityReceipt,
     ),
 )
@@ -53,8 +56,10 @@ def quality_scores(
 ) -> Iterator[MaterializeResult[None]]:
     run_id = RunId(UUID(context.run.run_id))
     now = datetime.now(UTC)
-    receipt = timed(partial(quality_stage.run, commons.store, now, commons.policy, run_id))
-    if receipt.changed:
+    backfill_id = tags.backfill_of(context.run.tags)
+    score = partial(quality_stage.run, commons.store, now, commons.policy, run_id, backfill_id=backfill_id)
+    receipt = timed(score)
+    if receipt.changed or is_outdated(context.instance, context.asset_key, "quality"):
         counts = quality_stage.read_distribution(commons.store)
         yield MaterializeResult(
             metadata=receipt_metadata(receipt)
