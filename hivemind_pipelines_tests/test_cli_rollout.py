@@ -13,6 +13,7 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 
 from hivemind_pipelines.cli import main
 from hivemind_pipelines.definitions import build_defs
+from hivemind_pipelines.defs.in_process import QUIET
 from hivemind_pipelines.defs.partitions import add_orgs
 from hivemind_pipelines.defs.resources import Commons
 from hivemind_pipelines.settings import load, load_policy
@@ -100,7 +101,8 @@ def fresh(store: Store, orgs: list[str]) -> None:
     with DagsterInstance.ephemeral() as instance:
         add_orgs(instance, orgs)
         for job, tags in (("distillation", span), ("quality", {})):
-            done = definitions.resolve_job_def(job).execute_in_process(instance=instance, tags=tags)
+            chosen = definitions.resolve_job_def(job)
+            done = chosen.execute_in_process(run_config=QUIET, instance=instance, tags=tags)
             assert done.success
 
 
@@ -225,7 +227,8 @@ def test_one_failing_org_is_named_and_holds_up_no_other(
         code, done, err = run("backfill", "--yes")
     assert (code, list(done["failures"])) == (1, ["org-1"])
     assert "org 'org-1' failed: cluster_summaries failed: the disk is full" in err
-    assert run("backfill", "--yes")[1]["left"]["orgs"] == {}
+    code, again, _ = run("backfill", "--yes")
+    assert (code, list(again["stale"]["orgs"]), again["left"]["orgs"]) == (0, ["org-1"], {})
     assert scalar(store, "SELECT count(*) FROM distillation.runs WHERE status = 'running'") == 0
 
 
@@ -256,7 +259,7 @@ def test_without_a_terminal_and_without_yes_nothing_is_done(
     before = public_dump(store)
     code, answer, err = run("backfill")
     assert code == 2
-    assert answer["error"] == "1 org to backfill and no terminal to ask on: add --yes"
+    assert answer["error"] == "1 org and the scores of all to backfill and no terminal to ask on: add --yes"
     assert len(err.strip().splitlines()) == 1
     assert public_dump(store) == before
 
