@@ -175,7 +175,9 @@ def test_a_backfill_brings_every_org_to_fresh_and_is_taken_back_whole(
     assert scalar(store, "SELECT count(*) FROM distillation.merges") == 6
     assert scalar(store, "SELECT count(*) FROM distillation.contradiction_cases WHERE status = 'open'") == 0
     # One run for all orgs, and none of them is stale or due.
-    runs = "SELECT count(DISTINCT dagster_run_id), count(*) FROM distillation.runs WHERE backfill_id = :id"
+    runs = """
+        SELECT count(DISTINCT dagster_run_id), count(org_id) FROM distillation.runs WHERE backfill_id = :id
+    """
     assert tuple(rows(store, runs, id=done["backfill_id"])[0]) == (1, 6)
     status = run("status")[1]["orgs"]
     assert not any(

@@ -85,11 +85,11 @@ def observe(instance: DagsterInstance, policy: DistillationPolicy) -> None:
 
 def is_outdated(instance: DagsterInstance, asset: AssetKey, group: SectionGroup) -> bool:
     """Whether an unpartitioned asset was last materialised under another fingerprint than was observed last."""
+    observed = _materialised(instance, group)
     event = instance.get_latest_materialization_event(asset)
-    if event is None or event.asset_materialization is None:
-        return True
-    seen = (event.asset_materialization.tags or {}).get(get_input_data_version_tag(policy_key(group)))
-    return seen != _materialised(instance, group)
+    materialisation = event.asset_materialization if event is not None else None
+    used = (materialisation.tags or {}) if materialisation is not None else {}
+    return observed is not None and used.get(get_input_data_version_tag(policy_key(group))) != observed
 
 
 def _materialised(instance: DagsterInstance, group: SectionGroup) -> str | None:
