@@ -111,7 +111,7 @@ def _stage_stamps(policy: DistillationPolicy, model_stamps: ModelStamps) -> list
         StageStamp(Stage.TOPIC_CLUSTERS, "stamp", "summary", current.topics),
         StageStamp(Stage.CLUSTER_SUMMARIES, "stamp", "summary", policy.fingerprint("summary")),
         StageStamp(Stage.CLUSTER_SUMMARIES, "pii_stamp", "pii", current.pii),
-        StageStamp(_QUEUE, "stamp", "quality", current.prescreen),
+        StageStamp(_QUEUE, "stamp", "quality", policy.fingerprint("quality")),
     ]
 
 
@@ -120,7 +120,8 @@ def stages_of(sections: Sequence[SectionGroup]) -> tuple[Stage, ...]:
     order: list[Stage] = [stage for stage in Stage if stage not in (_QUEUE, Stage.DISTILLATION_REPORT)]
     starts = [order.index(FIRST_STAGE[section]) for section in sections if section != "quality"]
     chain = order[min(starts) :] if starts else []
-    return (*chain, *([_QUEUE] if "quality" in sections else []))
+    # The queue is held against everything but the wording of summaries.
+    return (*chain, *([_QUEUE] if set(sections) - {"summary"} else []))
 
 
 _QUEUE = Stage.PRESCREENED_CONTRIBUTIONS
