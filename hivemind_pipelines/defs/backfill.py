@@ -148,7 +148,7 @@ def launch(
     Raises StoreError with Dagster's own first line when it is refused.
     """
     add_orgs(instance, request.org_ids)
-    policies.observe(instance, commons.policy)
+    policies.observe(instance, commons)
     assets = [*(stage.value for stage in request.stages), *([_SCORES] if request.stale.scores else [])]
     params = {
         "assetSelection": [{"path": [asset]} for asset in assets],
@@ -217,7 +217,7 @@ def run_here(
     backfill_id = uuid4().hex[:8]
     run_tags = request.tags(commons) | {tags.BACKFILL: backfill_id}
     add_orgs(instance, request.org_ids)
-    policies.observe(instance, commons.policy)
+    policies.observe(instance, commons)
     keys = {partition_key(org_id) for org_id in request.org_ids}
     job = definitions.resolve_job_def("distillation")
     done = 0

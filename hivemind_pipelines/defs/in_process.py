@@ -61,7 +61,7 @@ def distill_in_process(
     run_tags = {tags.FULL: str(full).lower(), tags.ALLOW_MASS_CHANGE: str(allow_mass_change).lower()}
     runs: dict[OrgId, OrgRun] = {}
     with opened_instance(commons.settings.home) as instance:
-        policies.observe(instance, commons.policy)
+        policies.observe(instance, commons)
         add_orgs(instance, org_ids)
         for done, org_id in enumerate(org_ids):
             if on_org is not None:

@@ -77,9 +77,11 @@ def moved_groups(
     ]
 
 
-def observe(instance: DagsterInstance, policy: DistillationPolicy) -> None:
+def observe(instance: DagsterInstance, commons: Commons) -> None:
     """Materialise the policies that moved, as the sensor does: what runs from now on is fresh under them."""
-    for event in current_events(policy, moved_groups(instance, policy)):
+    policy, scanner = commons.policy, commons.current_models().scanner
+    moved = moved_groups(instance, policy, scanner_stamp=scanner)
+    for event in current_events(policy, moved, scanner_stamp=scanner):
         instance.report_runless_asset_event(event)
 
 
