@@ -21,6 +21,7 @@ from hivemind_pipelines.stages import review
 from hivemind_pipelines.stages import undo as undoing
 from hivemind_pipelines.stages.review import CaseRef, PairRef, Queue, Ref, ReviewError, Shown
 from hivemind_pipelines.stages.undo import Undone, UnknownTarget
+from hivemind_pipelines.store.contributions import QueuePage
 from hivemind_pipelines.store.reviews import ShownItem, Waiting
 
 #: Refusals named one by one on standard error; --json lists them all.
@@ -115,6 +116,7 @@ def review_list(arguments: argparse.Namespace) -> Answer:
         queue = review.queue(
             store, org_id, model=settings.llm_model, limit=arguments.limit, offset=arguments.offset
         )
+        pending = review.pending(store, org_id, limit=arguments.limit, offset=arguments.offset)
     data = {
         "total": queue.page.total,
         "limit": arguments.limit,
@@ -128,8 +130,14 @@ def review_list(arguments: argparse.Namespace) -> Answer:
             record.reason: {"confirmed": record.same, "total": record.total, "precision": record.precision}
             for record in queue.case_precision
         },
+        "pending": {"total": pending.total, "items": [asdict(row) for row in pending.rows]},
     }
-    return Answer(data, lambda console: _show_queue(console, queue, offset=arguments.offset))
+
+    def show(console: Console) -> None:
+        _show_queue(console, queue, offset=arguments.offset)
+        _show_pending(console, pending)
+
+    return Answer(data, show)
 
 
 def _waiting(one: Waiting) -> dict[str, object]:
@@ -170,6 +178,28 @@ def _show_queue(console: Console, queue: Queue, *, offset: int) -> None:
                 f"{record.precision:.2f}",
             )  # fmt: skip
         console.print(verdicts)
+
+
+def _show_pending(console: Console, pending: QueuePage) -> None:
+    """The review queue of the server, those rows first that a look at pays most for."""
+    if not pending.rows:
+        return
+    table = _table("pending row", "org", "value", "quality", "sense", "novelty", "care", "labels")
+    for row in pending.rows:
+        parts = [_share(row.parts.get(name)) for name in ("quality", "sense", "novelty", "care")]
+        labels = ", ".join(_label(label) for label in row.labels)
+        table.add_row(str(row.id), presentation.printable(row.org_id), _share(row.value), *parts, labels)
+    console.print(table)
+    console.print(f"{len(pending.rows):,} of {pending.total:,} pending rows, by the value of a look at them")
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _label(label: Mapping[str, object]) -> str:
+    other = label.get("item_id") or label.get("pending_id")
+    return f"{label['label']} {other}" if other else str(label["label"])
 
 
 def review_show(arguments: argparse.Namespace) -> Answer:

@@ -11,7 +11,14 @@ import pytest
 
 from hivemind_pipelines.cli import main
 from hivemind_pipelines.store.connection import Store
-from hivemind_pipelines_tests.builders import insert_item, public_dump, read_item, scalar, set_item
+from hivemind_pipelines_tests.builders import (
+    insert_item,
+    insert_pending,
+    public_dump,
+    read_item,
+    scalar,
+    set_item,
+)
 from hivemind_pipelines_tests.stages.commons import distil, policy
 
 FIX = "Set the pool timeout to avoid stale connections after a database failover"
@@ -136,6 +143,23 @@ def test_the_queue_is_listed_with_and_without_its_word(store: Store, run: Run) -
     assert run("review", "list") == (code, answer, "")
     assert run("review", "list", "--limit", "0")[1]["items"] == []
     assert run("review", "--org", "globex")[1]["total"] == 0
+
+
+def test_pending_rows_are_listed_by_the_value_of_a_look(
+    store: Store, run: Run, say: Callable[..., str]
+) -> None:
+    good = insert_pending(store, "Restart the ingress controller once its certificate was rotated")
+    poor = insert_pending(store, "ok thanks", confidence=0.1)
+    distil(store)
+    _, answer, _ = run("review", "list")
+    pending = answer["pending"]
+    assert (pending["total"], [row["id"] for row in pending["items"]]) == (2, [str(good), str(poor)])
+    assert pending["items"][0]["value"] > pending["items"][1]["value"]
+    assert [label["label"] for label in pending["items"][1]["labels"]] == ["too_short"]
+    said = say("review", "list")
+    assert said.index(str(good)) < said.index(str(poor))
+    assert "too_short" in said
+    assert "thanks" not in said
 
 
 def test_flags_before_the_action_count_too(

@@ -20,8 +20,9 @@ from hivemind_pipelines.core.review import (
     case_records,
     detector_records,
 )
-from hivemind_pipelines.store import items, ledger, resolutions, reviews, runs
+from hivemind_pipelines.store import contributions, items, ledger, resolutions, reviews, runs
 from hivemind_pipelines.store.connection import Store, wait_lock
+from hivemind_pipelines.store.contributions import QueuePage
 from hivemind_pipelines.store.reviews import CaseDetail, Page, PairDetail, ShownItem
 
 #: The fewest digits of a pair's id that are looked up.
@@ -79,6 +80,12 @@ class Decided:
     ref: Ref
     outcome: str
     run_id: RunId | None
+
+
+def pending(store: Store, org_id: OrgId | None, *, limit: int, offset: int) -> QueuePage:
+    """The server's review queue, by what a look at each row is worth; `org_id` None means every org."""
+    with store.read() as conn:
+        return contributions.read_queue(conn, org_id, limit=limit, offset=offset)
 
 
 def queue(store: Store, org_id: OrgId | None, *, model: str, limit: int, offset: int) -> Queue:
