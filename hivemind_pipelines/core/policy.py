@@ -142,11 +142,11 @@ class PrescreenPolicy(Section):
     conflicts_max: Annotated[int, Field(ge=0, le=100)] = 2
     #: How many matches of one kind a label names.
     matches_shown_max: Annotated[int, Field(ge=1, le=20)] = 3
-    #: No advice of fewer words tells what to do and to what.
+    #: No advice of fewer words tells what to do and to what; of 7,466 real notes and commits 138 have fewer.
     words_min: Annotated[int, Field(ge=0, le=100)] = 4
-    #: Of 7,400 real notes 5 reach it; letters struck at random do in 99 of 100 texts.
+    #: Of 7,466 real notes and commits 2 reach it; eight words of random letters always do.
     gibberish_min: Share = 0.6
-    #: Of 7,400 real notes 1 reaches it, and three of four advertisements.
+    #: Of 7,466 real notes and commits 2 reach it, and four of five advertisements in sms_spam.
     spam_min: Share = 0.8
     #: What a secret, personal data, a failed scan or a planted instruction leave of a row's value, each.
     care_factor: Share = 0.6

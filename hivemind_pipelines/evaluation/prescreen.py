@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hivemind_pipelines.core.noise import WEIGHTS, Noise, noise
 from hivemind_pipelines.core.policy import PrescreenPolicy
-from hivemind_pipelines.core.prescreen import look_at, sense_labels
+from hivemind_pipelines.core.prescreen import TextFindings, sense_labels
 from hivemind_pipelines.evaluation.labelled import TriagedText
 from hivemind_pipelines.evaluation.metrics import auc, confusion, share
 from hivemind_pipelines.evaluation.report import Evaluation, Figures, Prediction
@@ -31,8 +31,9 @@ def judge(
     rows = [(name, row) for name, labelled in files.items() for row in labelled]
     judged = []
     for done, (name, row) in enumerate(rows, start=1):
-        labels = sense_labels(look_at(row.text, scan=(), secret_types=frozenset()), policy)
-        judged.append(Triaged(name, row, noise(row.text), tuple(str(one["label"]) for one in labels)))
+        found = noise(row.text)
+        labels = sense_labels(TextFindings(found.words, found.score, dict(found.parts)), policy)
+        judged.append(Triaged(name, row, found, tuple(str(one["label"]) for one in labels)))
         if done % BATCH == 0:
             progress("judge", done, len(rows))
     return tuple(judged)
