@@ -26,7 +26,7 @@ Needle = str
 
 _WORD = re.compile(r"[^\W_]+")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[nrtbf\"'/\\])")
-_HEX_DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_HEX_DIGEST = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")
 _BASE64_DIGEST = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{43}=?(?![A-Za-z0-9+/_=-])")
 _KNOWN_WORDS_MAX = 500_000
 
@@ -162,8 +162,13 @@ class Finder:
         return {name} if name in self._needles.items else set()
 
     def _in_words(self, words: list[str]) -> Iterator[Needle]:
-        known = [self._knows(word) for word in words]
+        known = list(map(self._is_known.get, words))
+        if None in known:
+            known = list(map(self._knows, words))
+        known_count = known.count(True)
         for length in self._needles.run_lengths:
+            if known_count < length:
+                continue
             streak = 0
             for end, is_known in enumerate(known, start=1):
                 streak = streak + 1 if is_known else 0
@@ -182,7 +187,7 @@ class Finder:
 
 def _digests(value: str) -> Iterator[str]:
     """Everything in a value that may be a SHA-256, in hex."""
-    yield from set(_HEX_DIGEST.findall(value.lower()))
+    yield from {digest.lower() for digest in _HEX_DIGEST.findall(value)}
     for encoded in set(_BASE64_DIGEST.findall(value)):
         plain = encoded.rstrip("=").replace("-", "+").replace("_", "/")
         yield base64.b64decode(f"{plain}=").hex()
