@@ -19,23 +19,24 @@ class ModelMissingError(RuntimeError):
 
 
 def find_persons(texts: Sequence[str], score_threshold: float) -> list[list[Finding]]:
-    """The names in each text, as [start, end) in code points; code in a text is never looked at.
+    """The names in each text that score enough, as [start, end) in code points; code is never looked at.
 
     Raises ModelMissingError when spaCy, Presidio or the language model is not there.
     """
     found = [_introduced(text) for text in texts]
-    prose = [(position, text) for position, text in enumerate(texts) if _TWO_CAPITALISED.search(text)]
+    seen = [_lines_with_names(_mask_code(text)) for text in texts]
+    prose = [(position, text) for position, text in enumerate(texts) if seen[position].strip()]
     batch = _analyzer().analyze_iterator(
-        [_mask_code(text) for _, text in prose],
+        [seen[position] for position, _ in prose],
         language="en",
         batch_size=64,
         entities=["PERSON"],
-        score_threshold=score_threshold,
+        score_threshold=0.0,
     )
     for (position, text), results in zip(prose, batch, strict=True):
-        spans = (_without_common_words(text, *_trim(text, r.start, r.end)) for r in results)
-        found[position] += [Finding(s, e, "PERSON", 0.85) for s, e in spans if _is_name(text, s, e)]
-    return found
+        spans = [_without_common_words(text, *_trim(text, r.start, r.end)) for r in results]
+        found[position] += [Finding(s, e, "PERSON", _score(text, s, e)) for s, e in spans if s < e]
+    return [[finding for finding in own if finding.score >= score_threshold] for own in found]
 
 
 @cache
@@ -61,7 +62,28 @@ def _analyzer() -> Any:
     )
 
 
-_TWO_CAPITALISED = re.compile(r"[^\W\d_a-z][^\W\d_]*\.?[ \t]+(?:\w+[ \t]+)?[^\W\d_a-z]")
+_CAPITALISED = re.compile(r"(?<![^\W_])[^\W\d_a-z][^\W\d_A-Z]+")
+
+
+def _lines_with_names(masked: str) -> str:
+    """The text with lines blanked out that hold no capitalised word but common ones; the model is slow."""
+    return "\n".join(
+        line if any(map(_may_name, _CAPITALISED.findall(line))) else " " * len(line)
+        for line in masked.split("\n")
+    )
+
+
+def _may_name(word: str) -> bool:
+    return word.lower() not in _common_words() and word.lower() not in _things()
+
+
+#: What a name is worth by how it is known; `pii.score_threshold` says what is enough.
+_GIVEN_AWAY = 0.95
+_FULL = 0.85
+_FULL_IN_ANY_CASE = 0.7
+_SINGLE_IN_PROSE = 0.6
+_SINGLE = 0.4
+_WORD_OF_THE_MODEL = 0.2
 _CODE = re.compile(
     r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|^(?: {4}|\t)\S.*$|<[^<>\n]{1,200}>|\{\{.*?\}\}|\[[A-Z_]{2,20}\]"
     r"|\b[a-z][a-z0-9+.-]*://\S+|\S*[\\/_@#$=<>{}|]\S*|\S*[a-z][A-Z]\S*|\S*\w\.\w\S*|\S*\w\(\S*|\S*\d\S*",
@@ -111,7 +133,7 @@ def _introduced(text: str) -> list[Finding]:
     for match in _NAME.finditer(masked):
         start, end = _without_common_words(masked, *match.span())
         if start < end and _is_given_away(text, start, end) and not _names_a_thing(masked, start, end):
-            found.append(Finding(start, end, "PERSON", 0.9))
+            found.append(Finding(start, end, "PERSON", _GIVEN_AWAY))
     return found
 
 
@@ -144,9 +166,38 @@ def _trim(text: str, start: int, end: int) -> tuple[int, int]:
     return start + lead, start + len(value)
 
 
-def _is_name(text: str, start: int, end: int) -> bool:
-    """A full name by its shape; a single word is never enough, whatever the model says."""
-    return bool(_FULL_NAME.match(text, start, end)) and not _names_a_thing(text, start, end)
+def _score(text: str, start: int, end: int) -> float:
+    """What the model's word is worth here: by its own it marks libraries and commands as people."""
+    if _names_a_thing(text, start, end):
+        return _WORD_OF_THE_MODEL
+    if _FULL_NAME.match(text, start, end):
+        return _FULL
+    is_plain = _is_plain_sentence(text, start, end)
+    if _SEVERAL_WORDS.match(text, start, end):
+        return _FULL_IN_ANY_CASE if is_plain else _SINGLE
+    if _SINGLE_NAME.match(text, start, end):
+        return _SINGLE_IN_PROSE if is_plain else _SINGLE
+    return _WORD_OF_THE_MODEL
+
+
+_SINGLE_NAME = re.compile(rf"{_PART}$")
+_SEVERAL_WORDS = re.compile(
+    r"[^\W\d_]+(?:['’-][^\W\d_]+)*(?:[ \t]{1,2}[^\W\d_]+\.?(?:['’-][^\W\d_]+)*){1,4}$"
+)
+_SENTENCE_END = re.compile(r"[.!?:;]\s|\n")
+
+
+def _is_plain_sentence(text: str, start: int, end: int) -> bool:
+    """Whether the sentence around it holds other words, and nothing that looks like code or is about it."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    first = max((place for place in ends if place <= start), default=0)
+    last = min((place for place in ends if place > end), default=len(text))
+    sentence = text[first:last]
+    words = _LOWER_WORD.findall(sentence)
+    return len(words) >= 2 and not _technical().intersection(words) and _mask_code(sentence) == sentence
+
+
+_LOWER_WORD = re.compile(r"\b[^\W\d_A-Z]+\b")
 
 
 def _names_a_thing(text: str, start: int, end: int) -> bool:
@@ -183,6 +234,13 @@ def _things() -> frozenset[str]:
     import yaml
 
     return frozenset(yaml.safe_load(_word_list())["words"])
+
+
+@cache
+def _technical() -> frozenset[str]:
+    import yaml
+
+    return frozenset(yaml.safe_load(_word_list())["technical"])
 
 
 @cache

@@ -56,6 +56,16 @@ def test_a_text_nobody_could_scan_is_found_in_nothing_and_counts_as_touched() ->
     assert (figures["clean_rows_touched"], figures["failed"]) == (1.0, 1)
 
 
+def test_the_trade_off_counts_names_by_their_score() -> None:
+    sure, unsure = Finding(0, 3, "PERSON", 0.85), Finding(0, 4, "PERSON", 0.4)
+    named = ScannedText("f", SpannedText("x", "Ann wrote", ((0, 3, "PERSON"),)), (), lenient=(sure,))
+    clean = ScannedText("f", SpannedText("y", "Rake runs", ()), (), lenient=(unsure,))
+    curve = pii.person_trade_off([named, clean])
+    assert curve["0.3"] == {"person_recall_any_type": 1.0, "clean_rows_touched": 1.0}
+    assert curve["0.8"] == {"person_recall_any_type": 1.0, "clean_rows_touched": 0.0}
+    assert curve["0.9"] == {"person_recall_any_type": 0.0, "clean_rows_touched": 0.0}
+
+
 def test_the_gate_itself_is_what_pii_measures() -> None:
     text = "Write to ann.lee@acme-tools.io about the card 4539 1488 0343 6467."
     rows = {"f": (SpannedText("x", text, ((9, 30, "EMAIL_ADDRESS"), (46, 65, "CREDIT_CARD"))),)}
