@@ -4,11 +4,13 @@ import hashlib
 import json
 import logging
 import re
+import sys
 import time
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, assert_never
 
@@ -154,7 +156,8 @@ class GatedScanner:
             return ScanFailed("too_long")
         if "\0" in text:
             return ScanFailed("nul")
-        return ScanFailed("lone_surrogate") if _SURROGATE.search(text) else None
+        is_broken = not text.isascii() and _SURROGATE.search(text) is not None
+        return ScanFailed("lone_surrogate") if is_broken else None
 
 
 _PASSES_MAX = 4
@@ -226,7 +229,7 @@ def _resolve(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 def _view(text: str) -> tuple[str, list[int] | None]:
     """The text as detectors read it (NFKC, nothing invisible) and where in `text` each character stands."""
-    if text.isascii():
+    if text.isascii() or (unicodedata.is_normalized("NFKC", text) and not _invisible().search(text)):
         return text, None
     characters: list[str] = []
     positions: list[int] = []
@@ -240,6 +243,11 @@ def _view(text: str) -> tuple[str, list[int] | None]:
 
 def _is_invisible(character: str) -> bool:
     return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
+
+
+@cache
+def _invisible() -> re.Pattern[str]:
+    return re.compile(f"[{''.join(filter(_is_invisible, map(chr, range(sys.maxunicode + 1))))}]")
 
 
 def _mapped(findings: Iterable[Finding], positions: list[int] | None) -> list[Finding]:

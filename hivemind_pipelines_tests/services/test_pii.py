@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -354,3 +355,41 @@ def test_import_of_the_module_loads_no_model():
     code = f"import sys, hivemind_pipelines.services.pii; print(len({heavy} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "0"
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(max_size=60))
+def test_the_short_way_to_a_view_is_the_long_one(text):
+    view, positions = pii._view(text)
+    plain = "".join(unicodedata.normalize("NFKC", c) for c in text if not pii._is_invisible(c))
+    assert positions is None or (view == plain and len(positions) == len(view))
+    assert positions is not None or view == text
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.text(
+        alphabet=st.sampled_from("ab@.:/=\u200b\u00ad日é\U0001f600 \n19-+") | st.characters(), max_size=80
+    )
+)
+def test_findings_of_any_text_are_ordered_disjoint_and_within_it(structured, text):
+    [scan] = structured.findings([f"{text} jo.doe@acme.io {text}"])
+    if not isinstance(scan, ScanFailed):
+        assert all(0 <= f.start < f.end <= 2 * len(text) + 16 for f in scan)
+        assert all(a.end <= b.start for a, b in pairwise(scan))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    value=st.sampled_from(
+        ["jo.doe@acme.io", "DE89370400440532013000", fake("ghp_{A:36}"), fake("AKIA{Q:16}")]
+    ),
+    gaps=st.lists(st.sampled_from(["", "\u200b", "\u00ad", "\u2060"]), min_size=40, max_size=40),
+    is_wide=st.booleans(),
+)
+def test_no_disguise_carries_a_value_into_what_is_stored(structured, value, gaps, is_wide):
+    shown = "".join(chr(ord(c) + 0xFEE0) for c in value) if is_wide else value
+    disguised = "".join(c + gap for c, gap in zip(shown, gaps, strict=False))
+    [outcome] = structured.redact([f"It is {value} and {disguised} too. {PADDING}"])
+    assert isinstance(outcome, Redacted)
+    assert pii._squeeze(value) not in pii._squeeze(outcome.text)
