@@ -394,3 +394,17 @@ def test_a_garbled_verdict_is_not_believed_and_the_pair_stays_possible(
         assert "malformed" in receipts[Stage.DUPLICATE_PAIRS].note
     assert scalar(store, "SELECT count(*) FROM distillation.llm_verdicts") == 0
     assert scalar(store, "SELECT count(*) FROM distillation.merges") == 0
+
+
+@pytest.mark.parametrize("fault", [Fault.MAX_TOKENS, Fault.ANSWER_TRUNCATED, Fault.CLOSED_IN_BODY])
+def test_a_verdict_that_is_cut_off_leaves_the_pair_possible(
+    store: Store, server: MessagesServer, fault: Fault
+) -> None:
+    server.respond_with(fault)
+    insert_items(store, RELATED)
+    receipts = distil(store, under=with_model(confirms=True), using=using(claude(server.base_url)))
+    assert receipts[Stage.DUPLICATE_PAIRS].note
+    assert scalar(store, "SELECT count(*) FROM distillation.llm_verdicts") == 0
+    assert scalar(store, "SELECT count(*) FROM distillation.merges") == 0
+    left = "SELECT count(*) FROM distillation.candidate_pairs WHERE decision = 'possible'"
+    assert scalar(store, left) >= 1
