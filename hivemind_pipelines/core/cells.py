@@ -14,11 +14,12 @@ Rows = NDArray[np.int64]
 FITTED_ROWS = 48
 ROUNDS = 6
 
-#: Cells around its own in which the neighbours of a row are looked for.
-PROBED_CELLS = 64
+#: Cells in which the neighbours of a row are looked for.
+PROBED_CELLS = 32
 
-#: Rows looked up at once, and rows placed at once: bounds memory.
-PROBE_ROWS = 512
+#: Rows looked up at once, by cell, so that they share most of the cells they look into.
+PROBE_ROWS = 64
+#: Rows placed at once: bounds memory.
 ASSIGN_ROWS = 4_096
 
 
@@ -51,29 +52,28 @@ def nearest(cells: Cells, probe: Vectors, own: Rows, *, top_k: int) -> Iterator[
     """For some probes at a time: their rows, and of each the columns and cosines of its `top_k` neighbours.
 
     Both of shape (rows, k) in no order, k at most `top_k`. `own` is the column of each probe itself, -1
-    when it is not in the pool. The probes of a cell are multiplied at once with the cells around it.
+    when it is not in the pool. Probes that lie together are multiplied at once with the cells near any of them.
     """
     usable = np.flatnonzero(np.abs(probe).max(axis=1) > 0.0)
     if not len(usable) or not cells.members:
         return
-    by_cell = _nearest_centre(probe[usable], cells.centres)
-    for cell in np.unique(by_cell):
-        around = _around(cells, cell)
-        of_cell = usable[by_cell == cell]
-        for start in range(0, len(of_cell), PROBE_ROWS):
-            rows = of_cell[start : start + PROBE_ROWS]
-            product = probe[rows] @ cells.vectors[around].T
-            product[around[None, :] == own[rows, None]] = -2.0
-            kept = min(top_k, len(around))
-            best = np.argpartition(-product, kept - 1, axis=1)[:, :kept]
-            yield rows, around[best], np.take_along_axis(product, best, axis=1)
+    order = usable[np.argsort(_nearest_centre(probe[usable], cells.centres), kind="stable")]
+    for start in range(0, len(order), PROBE_ROWS):
+        rows = order[start : start + PROBE_ROWS]
+        around = _around(cells, probe[rows])
+        product = probe[rows] @ cells.vectors[around].T
+        product[around[None, :] == own[rows, None]] = -2.0
+        kept = min(top_k, len(around))
+        best = np.argpartition(-product, kept - 1, axis=1)[:, :kept]
+        yield rows, around[best], np.take_along_axis(product, best, axis=1)
 
 
-def _around(cells: Cells, cell: np.int64) -> Rows:
-    """The members of the cells whose centres lie nearest to that of one."""
-    likeness = cells.centres @ cells.centres[cell]
-    probed = min(PROBED_CELLS, len(likeness))
-    return np.concatenate([cells.members[near] for near in np.argpartition(-likeness, probed - 1)[:probed]])
+def _around(cells: Cells, probe: Vectors) -> Rows:
+    """The members of every cell that is among the nearest of some row."""
+    likeness = probe @ cells.centres.T
+    probed = min(PROBED_CELLS, likeness.shape[1])
+    near = np.unique(np.argpartition(-likeness, probed - 1, axis=1)[:, :probed])
+    return np.concatenate([cells.members[cell] for cell in near])
 
 
 def _centres(vectors: Vectors, usable: Rows, count: int) -> Vectors:
