@@ -290,7 +290,7 @@ def joined(claims: Sequence[Claim]) -> Claim:
     for claim in claims:
         terms += [replace(term, place=term.place + shift) for term in claim.terms]
         quantities += [replace(one, place=one.place + shift) for one in claim.quantities]
-        sides += list(claim.sides)
+        sides += [replace(one, term=replace(one.term, place=one.term.place + shift)) for one in claim.sides]
         shift += 1000
     polarity = 1
     for claim in claims:
@@ -492,7 +492,7 @@ def _quantity(found: Sequence[_Word], place: int) -> Quantity | None:
         return Quantity(day, "date", "", _near(found, place), word.span, place)
     if before in _MONTHS or after in _MONTHS:
         return None
-    digits = NUMBER_WORDS.get(word.lower, word.lower)
+    digits = "1" if word.lower == "one" and _counts(after) else NUMBER_WORDS.get(word.lower, word.lower)
     match = _NUMBER.fullmatch(digits)
     if match is None:
         return None
@@ -518,6 +518,11 @@ def _quantity(found: Sequence[_Word], place: int) -> Quantity | None:
         dimension, factor = f"{dimension}/s", factor / rate
     near = _near(found, unit_place if is_beside else place)
     return Quantity(value * factor, dimension, _bound(found, place), near, Span(word.span.start, end), place)
+
+
+def _counts(after: str) -> bool:
+    """Whether `one` in front of a word counts it."""
+    return after[:1].isalpha() and after not in _SMALL and after not in _DAY_KINDS
 
 
 def _is_date(found: Sequence[_Word], place: int) -> bool:
@@ -892,7 +897,7 @@ def _keys(terms: Sequence[Term], start: int, end: int) -> frozenset[str]:
     return frozenset(term.key for term in terms if start < term.place < end)
 
 
-_SLOT_OPENERS = words("as per in by via through using use uses with is are to from")
+_SLOT_OPENERS = words("as per in by via through using use uses with is are to from under")
 
 
 def _slots(found: Sequence[_Word], terms: Sequence[Term]) -> Iterator[tuple[str, tuple[Term, ...]]]:

@@ -23,8 +23,9 @@ LONG_SCORE_MIN = 0.8
 #: Texts of up to so many sentences are also held against each other as a whole.
 WHOLE_MAX = 4
 
-#: A pair of sentences is looked at from so many shared content words on.
+#: Sentences with fewer shared content words are near by so much less.
 SHARED_MIN = 2
+LONELY = 0.75
 
 
 #: Axes on which two words part that often stand beside one another: they count where nothing else does.
@@ -195,7 +196,7 @@ class _Shared:
     def topical(self, cosine: float | None) -> float:
         lexical = (self.containment + self.dice) / 2
         if self.count < SHARED_MIN and min(len(self.keys_a), len(self.keys_b)) > 1:
-            lexical *= 0.6
+            lexical *= LONELY
         if cosine is None:
             return lexical
         near = min(1.0, max(0.0, (cosine - 0.3) / 0.5))
@@ -326,6 +327,8 @@ def _turned(a: Claim, b: Claim, shared: _Shared) -> tuple[Span, Span, bool] | No
         for other in b.relations:
             if one.kind != other.kind:
                 continue
+            if one.kind != "rank" and not all((first, second, other.first, other.second)):
+                continue
             straight = len(first & other.first) + len(second & other.second)
             crossed = len(first & other.second) + len(second & other.first)
             if straight != crossed:
@@ -379,6 +382,9 @@ def _is_denied(a: Claim, b: Claim, shared: _Shared) -> bool:
         behind = [term for term in denying.terms if term.place > negation.place]
         if behind and behind[0].key in known:
             return True
+        if negation.place <= 1 and shared.dice >= 0.6:
+            # "Never do it so" against "do it so": the verb may be another.
+            return True
     return False
 
 
@@ -419,25 +425,43 @@ def _replaced(a: Claim, b: Claim, shared: _Shared) -> Iterator[_Evidence]:
     """Other words in the one place of two claims that agree in everything else."""
     if not shared.lone_a or not shared.lone_b or a.is_task or b.is_task:
         return
-    for opener in ("as", "per", "in", "use", "uses", "is", "to", "via", "using", "through", "with", "by"):
+    for opener in (
+        "as",
+        "per",
+        "in",
+        "use",
+        "uses",
+        "is",
+        "to",
+        "via",
+        "using",
+        "through",
+        "with",
+        "by",
+        "under",
+    ):
         one, other = (claim.slots.get(opener, ()) for claim in (a, b))
         if not one or not other or not _fills(one, shared.lone_a, a) or not _fills(other, shared.lone_b, b):
             continue
         is_value = all(any(term.is_code or term.is_name for term in side) for side in (one, other))
         rest = min(len(shared.keys_a), len(shared.keys_b)) - min(len(shared.lone_a), len(shared.lone_b))
-        if (is_value or opener not in ("is", "to", "with", "by")) and shared.count >= max(2, rest):
+        if (is_value or opener not in ("is", "to", "with", "by", "under")) and shared.count >= max(2, rest):
             yield _Evidence("value", 0.8, tuple(t.span for t in one), tuple(t.span for t in other))
     yield from _other_default(a, b, shared)
 
 
 def _other_default(a: Claim, b: Claim, shared: _Shared) -> Iterator[_Evidence]:
     """Two defaults that differ in one name or code word."""
-    if not (a.is_default and b.is_default and len(shared.lone_a) == 1 == len(shared.lone_b)):
+    if not (a.is_default and b.is_default):
         return
-    x = next(term for term in shared.a if term.key in shared.lone_a)
-    y = next(term for term in shared.b if term.key in shared.lone_b)
-    if x.is_code == y.is_code and (x.is_code or x.is_name):
-        yield _Evidence("default", 0.9, (x.span,), (y.span,))
+    named = [
+        tuple(term for term in terms if term.key in lone and (term.is_code or term.is_name))
+        for terms, lone in ((shared.a, shared.lone_a), (shared.b, shared.lone_b))
+    ]
+    # Beside the value each side may have a verb of its own.
+    unnamed = max(len(shared.lone_a) - len(named[0]), len(shared.lone_b) - len(named[1]))
+    if all(named) and unnamed <= 1 and max(map(len, named)) <= 3:
+        yield _Evidence("default", 0.9, *(tuple(term.span for term in terms) for terms in named))
 
 
 def _fills(slot: Sequence[Term], lone: set[str], claim: Claim) -> bool:

@@ -11,7 +11,8 @@ from hivemind_pipelines.core.model import CaseId, ItemId, Stage
 from hivemind_pipelines.core.receipts import CasesReceipt
 from hivemind_pipelines.core.undo import CaseTarget
 from hivemind_pipelines.services.llm import ClaudeLlm
-from hivemind_pipelines.stages import review, undo
+from hivemind_pipelines.stages import backlog, review, undo
+from hivemind_pipelines.stages.backlog import ModelStamps
 from hivemind_pipelines.stages.review import CaseRef, ReviewError
 from hivemind_pipelines.store import invariants
 from hivemind_pipelines.store.connection import Store
@@ -78,6 +79,24 @@ def test_a_second_run_examines_and_changes_nothing(store: Store) -> None:
     assert (receipt.outcome, receipt.examined, receipt.opened) == ("nothing_due", 0, 0)
     assert cases(store) == before
     assert scalar(store, "SELECT count(*) FROM quality_signals") == 1
+
+
+def due(store: Store) -> int:
+    found = backlog.read(store, policy(), NOW, ModelStamps.of(services()))
+    return found.orgs[0].due[Stage.CONTRADICTION_CASES]
+
+
+def test_what_is_due_is_what_a_run_would_do(store: Store) -> None:
+    on, _ = pair(store)
+    distil(store, stages=[Stage.ITEM_FEATURES, Stage.DUPLICATE_PAIRS, Stage.DUPLICATE_MERGES])
+    assert due(store) == 1
+    distil(store)
+    assert due(store) == 0
+    set_item(store, on, expired_at=NOW)
+    assert due(store) == 1
+    distil(store, now=NOW + HOUR)
+    assert due(store) == 0
+    assert cases(store)[0]["outcome"] == "withdrawn"
 
 
 def test_another_org_is_never_party(store: Store) -> None:
