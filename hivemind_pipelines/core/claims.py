@@ -795,8 +795,19 @@ def _lead(found: Sequence[_Word], terms: Sequence[Term]) -> str:
     return behind[0].key if behind else ""
 
 
+#: The title of a recipe: a purpose, or anything in front of what looks like a command.
+_PURPOSE = re.compile(r"\W*(?:to|how to) [a-z]+\b[^:]*:", re.IGNORECASE)
+_COMMAND = re.compile(r":\s[^.:]*?(?:\s-{1,2}[A-Za-z]|<[\w./-]+>|\s\|\s|\$\s|\s>>?\s|\s~?/\w)")
+
+
 def _is_recipe(text: str, span: Span, codes: Sequence[Span]) -> bool:
-    """Whether the sentence is the title of a command that follows it: `Do something: command`."""
+    """Whether the sentence is the title of a command that follows it, `Do something: command`.
+
+    It tells how something is done and claims nothing.
+    """
+    sentence = text[span.start : span.end]
+    if _PURPOSE.match(sentence) or _COMMAND.search(sentence):
+        return True
     inside = [code for code in codes if code.start >= span.start and code.end <= span.end]
     if not inside:
         return False

@@ -138,7 +138,7 @@ def _compare(a: Claim, b: Claim, left: _Text, right: _Text, cosine: float | None
         return NONE
     evidence = max(_evidence(a, b, shared, opposite, left, right), key=lambda one: one.weight, default=None)
     topical = shared.topical(cosine)
-    fork = _fork(a, b)
+    fork = None if a.is_recipe or b.is_recipe else _fork(a, b)
     if fork is not None and (evidence is not None or shared.differs):
         reason = f"fork:{evidence.reason if evidence else 'wording'}"
         score = topical * (1.0 if evidence is not None else 0.9)
@@ -218,7 +218,7 @@ def _is_same(a: Term, b: Term) -> bool:
 def _evidence(
     a: Claim, b: Claim, shared: _Shared, opposite: Sequence[tuple[Side, Side]], left: _Text, right: _Text
 ) -> Iterator[_Evidence]:
-    if a.is_recipe and b.is_recipe:
+    if a.is_recipe or b.is_recipe:
         return
     yield from _assigned(a, b)
     turned = _turned(a, b, shared)

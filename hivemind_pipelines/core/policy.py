@@ -333,7 +333,7 @@ class DistillationPolicy(Section):
 EXTRACTOR_VERSION = 2
 COMPARISON_VERSION = 3
 DECISION_VERSION = 3
-CONFLICT_VERSION = 2
+CONFLICT_VERSION = 3
 
 _GROUPS: dict[SectionGroup, tuple[str, ...]] = {
     "matching": ("matching",),

@@ -70,6 +70,8 @@ def test_the_same_in_other_words_is_no_conflict(a: str, b: str) -> None:
     ("a", "b"),
     [
         ("Start the service: `systemctl start nginx`", "Stop the service: `systemctl stop nginx`"),
+        ("To show the last 10 lines: tail <file>", "To show the first 10 lines: head <file>"),
+        ("List all files, hidden included: ls -a <dir>", "List all files, hidden excluded: ls <dir>"),
         ("The read timeout is 5 seconds.", "The pool size is 10 connections."),
         ("Redis listens on port 6379.", "Postgres listens on port 5432."),
         ("chore: bump the linter from 11.2.6 to 12.0.2", "chore: bump the linter from 12.1.2 to 12.1.3"),
