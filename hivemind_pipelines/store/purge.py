@@ -49,6 +49,7 @@ KEPT: Mapping[str, Mapping[str, str]] = {
         "job": _CODES,
         "status": _CODES,
         "dagster_run_id": _IDS,
+        "backfill_id": _IDS,
         "policy_version": _CODES,
         "stamps": _CODES,
         "counts": "numbers",
