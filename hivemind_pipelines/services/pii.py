@@ -16,6 +16,7 @@ from typing import Protocol, assert_never
 
 from hivemind_pipelines.core.model import Finding
 from hivemind_pipelines.core.policy import PiiPolicy
+from hivemind_pipelines.services.deadline import Clock, Deadline, DeadlineError
 from hivemind_pipelines.services.persons import (
     MODEL_PACKAGE,
     ModelMissingError,
@@ -90,14 +91,22 @@ def without_persons(policy: PiiPolicy) -> "GatedScanner":
 class GatedScanner:
     """Secrets and structured identifiers everywhere, names of people in prose; fails closed.
 
-    Models are loaded at the first text that may hold a name. A text of more than `characters_max`
-    code points, or a batch that takes longer than `timeout_s` seconds, is a `ScanFailed`.
+    Models are loaded at the first text that may hold a name. A text of more than `characters_max` code points, or a batch that takes longer than `timeout_s`
+    seconds of the `clock`, is a `ScanFailed`: the time is looked at before each text, rule and chunk.
     """
 
-    def __init__(self, policy: PiiPolicy, *, timeout_s: float = 60.0, characters_max: int = 200_000) -> None:
+    def __init__(
+        self,
+        policy: PiiPolicy,
+        *,
+        timeout_s: float = 60.0,
+        characters_max: int = 200_000,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self._policy = policy
         self._timeout_s = timeout_s
         self._characters_max = characters_max
+        self._clock = clock
         self.stamp = _stamp(policy)
 
     def redact(self, texts: Sequence[str]) -> list[PiiOutcome]:
@@ -116,29 +125,31 @@ class GatedScanner:
         """What each text holds, as spans in code points, in order and without overlaps."""
         found: list[tuple[Finding, ...] | ScanFailed] = []
         for start in range(0, len(texts), _BATCH_SIZE):
-            batch = texts[start : start + _BATCH_SIZE]
-            began = time.monotonic()
-            scans = self._scan(batch)
-            is_late = time.monotonic() - began > self._timeout_s
-            found += [ScanFailed("timeout") for _ in batch] if is_late else scans
+            deadline = Deadline(self._clock() + self._timeout_s, self._clock)
+            found += self._scan(texts[start : start + _BATCH_SIZE], deadline)
         return found
 
-    def _scan(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+    def _scan(self, texts: Sequence[str], deadline: Deadline) -> list[tuple[Finding, ...] | ScanFailed]:
         try:
-            return self._scan_together(texts)
+            return self._scan_together(texts, deadline)
+        except DeadlineError:
+            return [ScanFailed("timeout") for _ in texts]
         except ModelMissingError:
             return [ScanFailed("model_missing") for _ in texts]
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the texts are not clean
             if len(texts) > 1:
-                return [outcome for text in texts for outcome in self._scan([text])]
+                return [outcome for text in texts for outcome in self._scan([text], deadline)]
             return [ScanFailed(f"error:{type(error).__name__}")]
 
-    def _scan_together(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+    def _scan_together(
+        self, texts: Sequence[str], deadline: Deadline
+    ) -> list[tuple[Finding, ...] | ScanFailed]:
         refusals = [self._unscannable(text) for text in texts]
         views = [_view("" if refusal else text) for text, refusal in zip(texts, refusals, strict=True)]
         shown = [view for view, _ in views]
-        structured = find_structured(shown)
-        persons = self._persons(shown)
+        structured = find_structured(shown, deadline)
+        persons = self._persons(shown, deadline)
+        deadline.check()
         return [
             refusal or _resolve(_mapped([*values, *names], positions))
             for refusal, (_, positions), values, names in zip(
@@ -146,10 +157,10 @@ class GatedScanner:
             )
         ]
 
-    def _persons(self, texts: Sequence[str]) -> list[list[Finding]]:
+    def _persons(self, texts: Sequence[str], deadline: Deadline) -> list[list[Finding]]:
         if not self._policy.detect_persons:
             return [[] for _ in texts]
-        return find_persons(texts, self._policy.score_threshold)
+        return find_persons(texts, self._policy.score_threshold, deadline=deadline)
 
     def _unscannable(self, text: str) -> ScanFailed | None:
         if len(text) > self._characters_max:

@@ -4,23 +4,32 @@ from collections.abc import Sequence
 from functools import cache
 
 from hivemind_pipelines.core.model import Finding
+from hivemind_pipelines.services.deadline import UNBOUNDED, Deadline
 from hivemind_pipelines.services.identifiers import SHAPES, find_identifiers
 from hivemind_pipelines.services.prefilter import Prefilter
 from hivemind_pipelines.services.secrets import find_secrets, load_rules
 
 
-def find_structured(texts: Sequence[str]) -> list[list[Finding]]:
-    """What each text holds, as [start, end) in code points; spans may overlap."""
+def find_structured(texts: Sequence[str], deadline: Deadline = UNBOUNDED) -> list[list[Finding]]:
+    """What each text holds, as [start, end) in code points; spans may overlap.
+
+    Raises DeadlineError at the first rule that would begin too late.
+    """
     candidates = prefilter().candidates(texts)
-    return [_find(text, numbers) if numbers else [] for text, numbers in zip(texts, candidates, strict=True)]
+    return [
+        _find(text, numbers, deadline) if numbers else []
+        for text, numbers in zip(texts, candidates, strict=True)
+    ]
 
 
-def _find(text: str, numbers: Sequence[int]) -> list[Finding]:
+def _find(text: str, numbers: Sequence[int], deadline: Deadline) -> list[Finding]:
     rules = load_rules()
     known = len(rules)
+    secrets = (rules[number] for number in numbers if number < known)
+    shapes = (SHAPES[number - known] for number in numbers if number >= known)
     return [
-        *find_secrets(text, [rules[number] for number in numbers if number < known]),
-        *find_identifiers(text, [SHAPES[number - known] for number in numbers if number >= known]),
+        *find_secrets(text, deadline.each(secrets)),
+        *find_identifiers(text, deadline.each(shapes)),
     ]
 
 

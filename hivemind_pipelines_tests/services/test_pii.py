@@ -1,10 +1,11 @@
 """The gate: identifiers, names and secrets out, technical text untouched, and closed when in doubt."""
 
+import re
 import subprocess
 import sys
 import unicodedata
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,8 +14,12 @@ from hypothesis import strategies as st
 from hivemind_pipelines.core.model import Finding
 from hivemind_pipelines.core.policy import PiiPolicy
 from hivemind_pipelines.services import persons, pii
+from hivemind_pipelines.services import structured as structured_tier
+from hivemind_pipelines.services.deadline import Deadline, DeadlineError
 from hivemind_pipelines.services.identifiers import SHAPES, find_identifiers
 from hivemind_pipelines.services.pii import GatedScanner, Redacted, Rejected, ScanFailed
+from hivemind_pipelines.services.prefilter import Prefilter
+from hivemind_pipelines.services.secrets import SecretRule
 from hivemind_pipelines_tests.services.fake_secrets import fake
 
 PADDING = "The job retries three times and then gives up, which is what the queue expects of every worker."
@@ -277,7 +282,7 @@ def test_missing_model_fails_closed(monkeypatch):
 
 
 def test_crashing_detector_fails_only_its_text_and_tells_no_text(monkeypatch, caplog):
-    def crash(texts: Sequence[str]) -> list[list[Finding]]:
+    def crash(texts: Sequence[str], deadline: Deadline) -> list[list[Finding]]:
         if "canary" in texts:
             raise RecursionError(texts)
         return [[] for _ in texts]
@@ -295,9 +300,33 @@ def test_late_scan_fails_closed():
     ]
 
 
+def test_slow_text_ends_after_the_rule_that_took_too_long(monkeypatch):
+    now, searched = [0.0], []
+
+    def slow(value: str) -> bool:
+        searched.append(value)
+        now[0] += 10.0
+        return True
+
+    rules = [SecretRule(str(number), "API_KEY", re.compile("slow"), slow) for number in range(9)]
+    monkeypatch.setattr(structured_tier, "load_rules", lambda: rules)
+    monkeypatch.setattr(structured_tier, "prefilter", lambda: Prefilter([rule.pattern for rule in rules]))
+    scanner = GatedScanner(PiiPolicy(detect_persons=False), timeout_s=15.0, clock=lambda: now[0])
+    outcomes = scanner.redact([*["fine"] * 63, "slow", "of the next batch"])
+    assert outcomes == [*[ScanFailed("timeout")] * 64, Redacted("of the next batch")]
+    assert len(searched) == 2
+
+
+def test_time_is_looked_at_between_texts_that_may_hold_names():
+    ticks = count()
+    with pytest.raises(DeadlineError):
+        persons.find_persons(["By Jeff Triplett."] * 64, 0.5, deadline=Deadline(90.0, lambda: next(ticks)))
+    assert next(ticks) == 92
+
+
 def test_detector_that_never_rests_is_rejected(monkeypatch):
     monkeypatch.setattr(
-        pii, "find_structured", lambda texts: [[Finding(0, 1, "API_KEY", 1.0)] for _ in texts]
+        pii, "find_structured", lambda texts, _: [[Finding(0, 1, "API_KEY", 1.0)] for _ in texts]
     )
     outcome = GatedScanner(PiiPolicy(detect_persons=False)).redact([PADDING])
     assert outcome == [Rejected("residual")]
