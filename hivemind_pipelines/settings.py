@@ -4,12 +4,14 @@ import os
 import secrets
 import tempfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import yaml
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from hivemind_pipelines.core.policy import DistillationPolicy, GatePolicy, PolicyError
@@ -48,6 +50,8 @@ class Settings(BaseSettings):
     anthropic_base_url: str | None = Field(default=None, repr=False)
     llm_model: str = DEFAULT_LLM_MODEL
     policy_file: Path | None = None
+    #: A directory that holds a GLiNER model, asked for names of people beside the shipped one.
+    gliner_model: Path | None = None
     #: Absolute; holds the embedded server, the receipt key, reports and Dagster's own files.
     home: Path = Path(".hivemind")
     #: Key of the HMAC that names a version of a text; whoever loses it cannot verify old receipts.
@@ -58,11 +62,20 @@ class Settings(BaseSettings):
     distillation_volume_threshold: Threshold | None = None
     distillation_conflict_threshold: Threshold | None = None
 
-    @field_validator("home", "policy_file")
+    @field_validator("home", "policy_file", "gliner_model")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         # Dagster's processes run in other directories than the one a relative path was meant for.
         return None if path is None else Path(os.path.abspath(path.expanduser()))
+
+    @field_validator("gliner_model")
+    @classmethod
+    def _loadable(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_dir():
+            raise PydanticCustomError("gliner_model", "not a directory")
+        if path is not None and find_spec("gliner") is None:
+            raise PydanticCustomError("gliner_model", "the library gliner is not installed")
+        return path
 
     @classmethod
     def settings_customise_sources(
@@ -114,7 +127,7 @@ def load_policy(settings: Settings) -> DistillationPolicy:
 
 
 _URL_FIELDS = ("database_url", "dagster_database_url", "anthropic_base_url")
-_PATH_FIELDS = ("home", "policy_file")
+_PATH_FIELDS = ("home", "policy_file", "gliner_model")
 
 
 def _without_blanks(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,6 +108,19 @@ def test_an_absurd_value_is_refused_in_one_line_that_names_the_variable(
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("named", ["nowhere", "file.txt", "."])
+def test_a_model_that_cannot_be_loaded_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    write(tmp_path / "file.txt", "no model")
+    monkeypatch.setattr("hivemind_pipelines.settings.find_spec", lambda _: None)
+    monkeypatch.setenv("HIVEMIND_GLINER_MODEL", named)
+    with pytest.raises(SettingsError) as refused:
+        load()
+    reason = "the library gliner is not installed" if named == "." else "not a directory"
+    assert str(refused.value) == f"HIVEMIND_GLINER_MODEL: {reason}"
+
+
 def test_an_unknown_key_of_the_file_is_refused(home: Path) -> None:
     file = write(home / "settings.yaml", f"databse_url: {SECRET}\n")
     with pytest.raises(SettingsError) as refused:

@@ -116,7 +116,11 @@ def _environment(settings: Settings, dagster_home: Path) -> Mapping[str, str]:
         # `dagster dev` recommends `dg dev`, which needs a checkout.
         "PYTHONWARNINGS": "ignore:Function `dev_command`",
     }
-    optional = {"HIVEMIND_DATABASE_URL": settings.database_url, "HIVEMIND_POLICY_FILE": settings.policy_file}
+    optional = {
+        "HIVEMIND_DATABASE_URL": settings.database_url,
+        "HIVEMIND_POLICY_FILE": settings.policy_file,
+        "HIVEMIND_GLINER_MODEL": settings.gliner_model,
+    }
     given = {name: str(value) for name, value in optional.items() if value is not None}
     return {**os.environ, **given, **ours}
 

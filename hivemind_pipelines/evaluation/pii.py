@@ -10,6 +10,7 @@ from hivemind_pipelines.core.policy import PiiPolicy
 from hivemind_pipelines.evaluation.labelled import Span, SpannedText
 from hivemind_pipelines.evaluation.metrics import Confusion, share
 from hivemind_pipelines.evaluation.report import Evaluation, Figures, Prediction
+from hivemind_pipelines.services.persons import NameFinder
 from hivemind_pipelines.services.pii import GatedScanner, ScanFailed
 from hivemind_pipelines.stages.context import Progress
 
@@ -50,13 +51,17 @@ class ScannedText:
 
 
 def scan(
-    files: Mapping[str, Sequence[SpannedText]], policy: PiiPolicy, progress: Progress
+    files: Mapping[str, Sequence[SpannedText]],
+    policy: PiiPolicy,
+    progress: Progress,
+    more_names: Sequence[NameFinder] = (),
 ) -> tuple[ScannedText, ...]:
     """Every text through the gate's first pass, in order."""
     rows = [(name, row) for name, labelled in files.items() for row in labelled]
     texts = [row.text for _, row in rows]
-    scans = scan_texts(texts, policy, progress)
-    lenient = scan_texts(texts, policy.model_copy(update={"score_threshold": 0.0}), progress)
+    scans = scan_texts(texts, policy, progress, more_names)
+    every = policy.model_copy(update={"score_threshold": 0.0})
+    lenient = scan_texts(texts, every, progress, more_names)
     return tuple(
         ScannedText(name, row, (), scan.reason)
         if isinstance(scan, ScanFailed)
@@ -66,10 +71,10 @@ def scan(
 
 
 def scan_texts(
-    texts: Sequence[str], policy: PiiPolicy, progress: Progress
+    texts: Sequence[str], policy: PiiPolicy, progress: Progress, more_names: Sequence[NameFinder] = ()
 ) -> list[tuple[Finding, ...] | ScanFailed]:
     """What the gate finds in each text, batch by batch."""
-    scanner = GatedScanner(policy)
+    scanner = GatedScanner(policy, more_names=more_names)
     scans: list[tuple[Finding, ...] | ScanFailed] = []
     for start in range(0, len(texts), BATCH):
         scans += scanner.findings(texts[start : start + BATCH])

@@ -32,6 +32,7 @@ from hivemind_pipelines.evaluation.fitting import Sample
 from hivemind_pipelines.evaluation.metrics import Confusion, pairs_within
 from hivemind_pipelines.evaluation.report import Evaluation, Prediction, Task
 from hivemind_pipelines.services.embedded_postgres import ensure_running
+from hivemind_pipelines.services.gliner_names import name_finders
 from hivemind_pipelines.settings import Settings
 from hivemind_pipelines.stages.context import Progress, Services, build_services
 from hivemind_pipelines.store import outcomes
@@ -133,7 +134,8 @@ def _evaluate(
             rows = _read(files, labelled.read_contrasts)
             return contradictions.report(contradictions.judge(rows, embedder, policy.contradiction, progress))
         case "pii":
-            return pii.report(pii.scan(_read(files, labelled.read_spans), policy.pii, progress))
+            spans, more_names = _read(files, labelled.read_spans), name_finders(settings.gliner_model)
+            return pii.report(pii.scan(spans, policy.pii, progress, more_names))
         case "secrets":
             return secrets.report(secrets.scan(_read(files, labelled.read_secrets), policy.pii, progress))
         case "injection":

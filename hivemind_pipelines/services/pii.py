@@ -20,6 +20,7 @@ from hivemind_pipelines.services.deadline import Clock, Deadline, DeadlineError
 from hivemind_pipelines.services.persons import (
     MODEL_PACKAGE,
     ModelMissingError,
+    NameFinder,
     find_persons,
     words_fingerprint,
 )
@@ -91,7 +92,8 @@ def without_persons(policy: PiiPolicy) -> "GatedScanner":
 class GatedScanner:
     """Secrets and structured identifiers everywhere, names of people in prose; fails closed.
 
-    Models are loaded at the first text that may hold a name. A text of more than `characters_max` code points, or a batch that takes longer than `timeout_s`
+    Models are loaded at the first text that may hold a name; `more_names` are asked beside the shipped
+    one. A text of more than `characters_max` code points, or a batch that takes longer than `timeout_s`
     seconds of the `clock`, is a `ScanFailed`: the time is looked at before each text, rule and chunk.
     """
 
@@ -99,15 +101,17 @@ class GatedScanner:
         self,
         policy: PiiPolicy,
         *,
+        more_names: Sequence[NameFinder] = (),
         timeout_s: float = 60.0,
         characters_max: int = 200_000,
         clock: Clock = time.monotonic,
     ) -> None:
         self._policy = policy
+        self._more_names = more_names
         self._timeout_s = timeout_s
         self._characters_max = characters_max
         self._clock = clock
-        self.stamp = _stamp(policy)
+        self.stamp = _stamp(policy, more_names)
 
     def redact(self, texts: Sequence[str]) -> list[PiiOutcome]:
         """Replace what is found until a scan finds nothing, then check that no value is left in any spelling."""
@@ -160,7 +164,9 @@ class GatedScanner:
     def _persons(self, texts: Sequence[str], deadline: Deadline) -> list[list[Finding]]:
         if not self._policy.detect_persons:
             return [[] for _ in texts]
-        return find_persons(texts, self._policy.score_threshold, deadline=deadline)
+        return find_persons(
+            texts, self._policy.score_threshold, more_names=self._more_names, deadline=deadline
+        )
 
     def _unscannable(self, text: str) -> ScanFailed | None:
         if len(text) > self._characters_max:
@@ -328,15 +334,17 @@ def _tally(outcomes: Iterable[PiiOutcome]) -> Counter[str]:
     return tally
 
 
-def _stamp(policy: PiiPolicy) -> str:
-    """16 hex digits over rules, words, detector and package versions and the policy's section."""
-    shape = {
+def _stamp(policy: PiiPolicy, more_names: Sequence[NameFinder]) -> str:
+    """16 hex digits over rules, words, detector and package versions, models and the policy's section."""
+    shape: dict[str, object] = {
         "detector": DETECTOR_VERSION,
         "rules": rules_fingerprint(),
         "words": words_fingerprint(),
         "policy": policy.model_dump(mode="json"),
         "packages": {name: _version(name) for name in (MODEL_PACKAGE, "presidio-analyzer", "phonenumbers")},
     }
+    if more_names:
+        shape["more_names"] = [finder.fingerprint for finder in more_names]
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ from hivemind_pipelines.core.injection import suspicion_stamp
 from hivemind_pipelines.core.model import ItemId, OrgId, RunId, TopicCluster
 from hivemind_pipelines.core.policy import DistillationPolicy, PiiPolicy
 from hivemind_pipelines.services.embedding import Embedder, MiniLmEmbedder
+from hivemind_pipelines.services.gliner_names import name_finders
 from hivemind_pipelines.services.llm import ClaudeLlm, Llm
 from hivemind_pipelines.services.pii import FindingScanner, GatedScanner, PiiScanner, without_persons
 from hivemind_pipelines.settings import Settings
@@ -59,8 +60,9 @@ def build_services(settings: Settings, policy: DistillationPolicy) -> Services:
         if key is not None
         else None
     )
+    scanner = GatedScanner(policy.pii, more_names=name_finders(settings.gliner_model))
     return Services(
-        MiniLmEmbedder(), GatedScanner(policy.pii), llm, settings.llm_model, settings.home / "reports",
+        MiniLmEmbedder(), scanner, llm, settings.llm_model, settings.home / "reports",
         queue_scanner=without_persons(policy.pii), receipt_key=settings.receipt_key,
     )  # fmt: skip
 
