@@ -33,16 +33,16 @@ LIVE = "k.expired_at IS NULL AND k.deleted_at IS NULL"
 KNOWN_CATEGORIES = ", ".join(f"'{category.value}'" for category in Category)
 
 #: A summary is what we registered as one, or what a server's own distillation marked as one; an erased
-#: item is neither, whatever the server does with its row. A scalar
-#: subquery, because right after a bulk load the planner answers NOT EXISTS with a quadratic join.
+#: item is neither, whatever the server does with its row. A scalar subquery, because right after a bulk
+#: load the planner answers NOT EXISTS with a quadratic join; and its truth value rather than a comparison,
+#: because of a comparison the planner expects one row in 200 to pass, of two a single row of the org, for
+#: which it reads all features once an item.
 ORIGINAL = f"""
-    COALESCE((SELECT r.kind FROM distillation.registered_items r
-              WHERE r.org_id = k.org_id AND r.item_id = k.id), 'original') = 'original'
+    -- What we know of an item that was moved to another org belongs to the first: it is left alone.
+    (SELECT r.kind = 'original' AND r.org_id = k.org_id
+     FROM distillation.registered_items r WHERE r.item_id = k.id) IS NOT FALSE
     AND NOT (k.source_agent_id = 'distillation' AND jsonb_typeof(k.tags) = 'object'
              AND k.tags -> 'distilled' = 'true'::jsonb)
-    -- What we know of an item that was moved to another org belongs to the first: it is left alone.
-    AND COALESCE((SELECT r.org_id FROM distillation.registered_items r WHERE r.item_id = k.id), k.org_id)
-        = k.org_id
     AND k.category::text IN ({KNOWN_CATEGORIES})
 """
 
