@@ -1,6 +1,7 @@
 """The restricted role: enough for the pipelines, nothing that destroys."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -119,3 +120,12 @@ def is_refused(store: Store, statement: str) -> bool:
     except StoreError as error:
         return "permission denied" in str(error) or "must be owner" in str(error)
     return False
+
+
+def test_the_readme_shows_these_very_grants() -> None:
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
+    shown = readme.partition("<!-- grants:begin -->")[2].partition("<!-- grants:end -->")[0]
+    said = " ".join(line for line in shown.split("\n") if not line.startswith(("```", "--"))).split()
+    assert said == [
+        word for statement in roles.erasing_grants_sql("distiller") for word in f"{statement};".split()
+    ]
