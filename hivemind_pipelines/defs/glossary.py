@@ -58,6 +58,8 @@ KEYS: dict[str, str] = {
     "withdrawn": "open cases taken back because the policy no longer groups their items",
     "suspects": "contradiction signals remembered that have no counterpart yet",
     "signals": "contradiction signals read",
+    "examined": "near pairs that the rules looked at for a conflict",
+    "conflicts": "pairs whose claims the rules find in conflict, old and new",
     "placed": "topic clusters that came",
     "dissolved": "topic clusters that went",
     "suspicious": "originals that read like instructions to a model; no summary rests on them",

@@ -136,9 +136,10 @@ def _apply(
     with ctx.store.begin() as conn:
         if not try_lock(conn, ctx.org_id, "duplicate_merges"):
             return receipt.model_copy(update={"outcome": "busy", "applied": 0})
-        pairs.lock_parties(conn, ctx.org_id, plan)
+        returning = pairs.lock_parties(conn, ctx.org_id, plan)
+        early = {item_id: version for item_id, version in unsettled.items() if item_id in returning}
         # First of all: what follows touches these rows, and would pass for another transaction's work.
-        items.stamp_features(conn, ctx.org_id, unsettled, column="settled_stamp", stamp=ctx.settled_stamp)
+        items.stamp_features(conn, ctx.org_id, early, column="settled_stamp", stamp=ctx.settled_stamp)
         overruled = pairs.forget_taken_back(conn, ctx.org_id)
         applied = pairs.apply_merges(conn, ctx.org_id, plan, run_id=ctx.run_id, stamp=stamp, as_of=ctx.as_of)
         entries = (*overruled, *applied.entries)
@@ -147,7 +148,13 @@ def _apply(
         pairs.sync_provenance_links(conn, ctx.org_id, entries)
         # What had to be dropped met a row that changed meanwhile: its component stays due.
         dropped = {change.duplicate_id for change in plan} - {entry.subject_id for entry in applied.entries}
-        pairs.unsettle(conn, ctx.org_id, dropped)
+        late = {
+            item_id: version
+            for item_id, version in unsettled.items()
+            if item_id not in returning and item_id not in dropped
+        }
+        items.stamp_features(conn, ctx.org_id, late, column="settled_stamp", stamp=ctx.settled_stamp)
+        pairs.unsettle(conn, ctx.org_id, dropped & returning)
     changes = [entry.change for entry in entries]
     return receipt.model_copy(
         update={

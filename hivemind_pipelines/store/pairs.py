@@ -590,15 +590,32 @@ SYNC_LINKS = text("""
 """)
 
 
-def lock_parties(conn: Connection, org_id: OrgId, plan: Sequence[Merge | Unmerge]) -> None:
-    """Lock the items that a plan names, in id order; before any feature row, as every other writer does."""
+# Those of merges that somebody else took back are locked with them: their links and features follow.
+LOCK_PARTIES = text(f"""
+    WITH taken AS ({TAKEN_BACK})
+    SELECT k.id, k.id IN (SELECT duplicate_id FROM taken) AS is_taken_back
+    FROM public.knowledge_items k
+    WHERE k.org_id = :org_id
+      AND (k.id = ANY(CAST(:ids AS uuid[])) OR k.id IN (
+          SELECT duplicate_id FROM taken UNION ALL SELECT canonical_id FROM taken))
+    ORDER BY k.id FOR NO KEY UPDATE OF k
+""")
+
+
+def lock_parties(conn: Connection, org_id: OrgId, plan: Sequence[Merge | Unmerge]) -> set[ItemId]:
+    """Lock what a plan names, in id order and before any feature row, as every other writer does.
+
+    Returns the items whose feature rows applying it will touch: those that come back.
+    """
     involved = {change.duplicate_id for change in plan} | {change.canonical_id for change in plan}
     involved |= {
         change.previous_canonical_id
         for change in plan
         if isinstance(change, Merge) and change.previous_canonical_id
     }
-    conn.execute(LOCK_ITEMS, {"org_id": org_id, "ids": sorted(involved)})
+    rows = conn.execute(LOCK_PARTIES, {"org_id": org_id, "ids": sorted(involved)})
+    taken_back = {ItemId(row.id) for row in rows if row.is_taken_back}
+    return taken_back | {change.duplicate_id for change in plan if isinstance(change, Unmerge)}
 
 
 def apply_merges(

@@ -27,7 +27,7 @@ from hivemind_pipelines.core.policy import SECTION_GROUPS, DistillationPolicy, P
         ({"quality": {"usefulness_weight": 0.9}}, "quality", "sum to 1.35, more than 1"),
         ({"quality": {"half_life_days": 0}}, "quality.half_life_days", "greater than 0"),
         ({"safety": {"llm_usd_per_day_max": -1}}, "safety.llm_usd_per_day_max", "greater than or equal to 0"),
-        ({"safety": {"llm_lease": 30}}, "safety", "llm_lease must be longer"),
+        ({"safety": {"llm_lease": 30}}, "safety", "llm_lease must cover two calls"),
         ({"gate": {"volume_threshold": 0}}, "gate.volume_threshold", "greater than or equal to 1"),
         ({"gate": {"min_interval": "soon"}}, "gate.min_interval", "timedelta"),
         ({"orgs": {"acme": {"matching": {}}}}, "orgs.acme.matching", "gate and safety alone"),

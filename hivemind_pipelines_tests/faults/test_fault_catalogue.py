@@ -100,7 +100,7 @@ def at(position: int, answer: Answer) -> Callable[[Body], Answer]:
 def under() -> DistillationPolicy:
     return policy(
         summary={"method": "llm"}, topics={"distance_max": 0.45},
-        matching={"duplicate_min": 1.0, "llm_confirm": False},
+        matching={"duplicate_min": 1.0, "llm_confirm": False}, contradiction={"score_min": 1.0},
         safety={"llm_concurrency": 1, "llm_calls_per_run_max": 40},
     )  # fmt: skip
 

@@ -94,7 +94,11 @@ def summaries_of(store: Store, org: str) -> list[str]:
 
 
 def one_topic(method: str) -> DistillationPolicy:
-    return policy(summary={"method": method}, matching={"duplicate_min": 1.0, "llm_confirm": False})
+    return policy(
+        summary={"method": method},
+        matching={"duplicate_min": 1.0, "llm_confirm": False},
+        contradiction={"score_min": 1.0},
+    )
 
 
 def publish(
