@@ -6,7 +6,7 @@ from hivemind_pipelines.core.model import OrgId, RunId
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.core.receipts import ErasureReceipt
 from hivemind_pipelines.store import erasures, ledger, runs
-from hivemind_pipelines.store.connection import Store, try_lock
+from hivemind_pipelines.store.connection import Store, try_lock, wait_lock
 
 
 def run(
@@ -19,6 +19,9 @@ def run(
         return ErasureReceipt(run_id=run_id)
     stamp = policy.version
     with store.begin() as conn:
+        # In the order in which `erase` and `undo` take them: who holds one is about to commit.
+        for stage in ("duplicate_pairs", "topic_clusters", "duplicate_merges", "contradiction_cases"):
+            wait_lock(conn, org_id, stage)
         if not try_lock(conn, org_id, "erasure_propagation"):
             return ErasureReceipt(run_id=run_id, outcome="busy", due=len(due.lost), stamp=stamp)
         opened = runs.Run(run_id, org_id, "erasure", as_of, policy.version, policy.stamps())

@@ -119,7 +119,9 @@ def _read(ctx: StageContext) -> _Read:
         new_items = screening.read_unscreened_items(conn, ctx.org_id, stamps)
         bands = {row.id: blocking.bands(row.signature, policy.matching) for row in queue.values()}
         waiting = _Side(*screening.read_queue_vectors(conn, ctx.org_id)).only(queue)
-        live = _Side(*items.read_vectors(conn, ctx.org_id, None if anew else sorted(new_items)))
+        live = _Side(
+            *items.read_vectors(conn, ctx.org_id, None if anew else sorted(new_items), only_live=True)
+        )
         mates = screening.read_bucket_mates(
             conn, ctx.org_id, {one: bands[one] for one in anew},
             bucket_max=policy.matching.bucket_max, candidates_max=policy.prescreen.candidates_max,

@@ -273,6 +273,7 @@ COPY_VECTORS = f"""
         WHERE k.org_id = %(org_id)s AND {POOL}
           AND COALESCE(k.embedding, f.embedding) IS NOT NULL
           AND (%(ids)s::uuid[] IS NULL OR k.id = ANY(%(ids)s::uuid[]))
+          AND (k.expired_at IS NULL OR NOT %(only_live)s)
         ORDER BY k.id
     ) TO STDOUT (FORMAT BINARY)
 """
@@ -295,11 +296,12 @@ _NORM_MIN, _NORM_MAX = 1e-3, 1e3
 
 
 def read_vectors(
-    conn: Connection, org_id: OrgId, ids: Sequence[ItemId] | None = None
+    conn: Connection, org_id: OrgId, ids: Sequence[ItemId] | None = None, *, only_live: bool = False
 ) -> tuple[list[ItemId], Vectors]:
     """Usable vectors of pool items in id order, scaled to unit length; shape (n, 384)."""
     wanted = None if ids is None else [str(item_id) for item_id in ids]
-    found, vectors = copied_vectors(conn, COPY_VECTORS, {"org_id": org_id, "ids": wanted})
+    parameters = {"org_id": org_id, "ids": wanted, "only_live": only_live}
+    found, vectors = copied_vectors(conn, COPY_VECTORS, parameters)
     return [ItemId(item_id) for item_id in found], vectors
 
 

@@ -48,6 +48,7 @@ def with_model(confirms: bool = False, **safety: object) -> DistillationPolicy:
         summary={"method": "llm"},
         topics={"distance_max": 0.7},
         matching={"llm_confirm": confirms},
+        contradiction={"score_min": 1.0},
         safety=safety,
     )
 
