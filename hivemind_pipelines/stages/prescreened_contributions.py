@@ -31,6 +31,9 @@ def run(ctx: StageContext) -> PrescreenReceipt:
     All rows stay in the queue. What is read and embedded is a cache, so a dry run stores it too.
     """
     stamps = ctx.screening_stamps
+    if ctx.full:
+        with ctx.store.begin() as conn:
+            screening.forget_stamps(conn, ctx.org_id, only_caches=ctx.dry_run)
     read = _read_texts(ctx)
     with ctx.store.read() as conn:
         due = screening.count_due(conn, ctx.org_id, stamps)

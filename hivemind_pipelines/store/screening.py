@@ -137,6 +137,23 @@ def _findings(value: Mapping[str, Any]) -> TextFindings:
     )  # fmt: skip
 
 
+FORGET_READ = text("""
+    UPDATE distillation.pending_features SET stamp = '', text_stamp = '' WHERE org_id = :org_id
+""")
+
+FORGET_LABELS = (
+    text("UPDATE distillation.prescreens SET label_stamp = '' WHERE org_id = :org_id"),
+    text("UPDATE distillation.screened_items SET stamp = '' WHERE org_id = :org_id"),
+)
+
+
+def forget_stamps(conn: Connection, org_id: OrgId, *, only_caches: bool) -> None:
+    """Make the texts of all pending rows due again, and unless `only_caches` their matches and labels."""
+    conn.execute(FORGET_READ, {"org_id": org_id})
+    for statement in () if only_caches else FORGET_LABELS:
+        conn.execute(statement, {"org_id": org_id})
+
+
 #: Its labels are missing, or of another policy, model, scanner or text.
 IS_UNLABELLED = "(s.label_stamp IS DISTINCT FROM :labels OR s.content_hash <> p.content_hash)"
 
