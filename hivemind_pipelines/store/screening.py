@@ -459,8 +459,9 @@ STORE_MATCHES = text("""
               reason, conflict, is_held)
     JOIN present USING (pending_id)
     ORDER BY n.pending_id, n.other_id
+    -- A row that was approved may be an item under the id that it had in the queue.
     ON CONFLICT (org_id, pending_id, other_id) DO UPDATE SET
-        pending_hash = EXCLUDED.pending_hash, other_hash = EXCLUDED.other_hash,
+        other_kind = EXCLUDED.other_kind, pending_hash = EXCLUDED.pending_hash, other_hash = EXCLUDED.other_hash,
         similarity = EXCLUDED.similarity, probability = EXCLUDED.probability,
         decision = EXCLUDED.decision, reason = EXCLUDED.reason, conflict = EXCLUDED.conflict,
         is_held = EXCLUDED.is_held
