@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 
 from rich.console import Console
 
@@ -14,7 +13,6 @@ from hivemind_pipelines.settings import Settings, load_policy
 from hivemind_pipelines.settings import load as load_settings
 from hivemind_pipelines.stages import erasing
 from hivemind_pipelines.stages.erasing import ErasureError, Issued, Office, Outcome, ReceiptError, Verified
-from hivemind_pipelines.stages.residual_scan import Places
 from hivemind_pipelines.store.connection import Store
 
 REASON_CHARACTERS_MAX = 2_000
@@ -31,10 +29,9 @@ def erase(arguments: argparse.Namespace) -> Answer:
     settings = load_settings()
     policy = load_policy(settings)
     with connect(settings) as store:
-        office = Office(_places(settings, store), settings.home, settings.receipt_key)
         try:
             done = erasing.erase(
-                office, policy, [ItemId(one) for one in arguments.ids],
+                _office(settings, store), policy, [ItemId(one) for one in arguments.ids],
                 reason=reason, with_copies=arguments.with_copies, now=datetime.now(UTC),
             )  # fmt: skip
         except ErasureError as error:
@@ -61,18 +58,13 @@ def _reason(given: str | None) -> str:
     return reason
 
 
-def _places(settings: Settings, store: Store) -> Places:
+def _office(settings: Settings, store: Store) -> Office:
     # Dagster takes seconds to import.
-    from hivemind_pipelines.defs.storage_places import storage_places
+    from hivemind_pipelines.defs.erasure_office import office_of
+    from hivemind_pipelines.defs.in_process import opened_instance
 
-    found = storage_places(settings)
-    directories = tuple(sorted({settings.home, *found.directories}))
-    return Places(store, found.databases, _outermost(directories), found.unknown)
-
-
-def _outermost(directories: tuple[Path, ...]) -> tuple[Path, ...]:
-    """The directories that lie in no other of them, so that no file is read twice."""
-    return tuple(one for one in directories if not any(other in one.parents for other in directories))
+    with opened_instance(settings.home) as instance:
+        return office_of(instance, settings, store)
 
 
 def _text(value: object) -> str | None:

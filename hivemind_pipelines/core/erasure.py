@@ -64,7 +64,7 @@ def erased_as(key: bytes, org_id: OrgId, content: str, erased: Mapping[KeyedName
 
 def sign(receipt: Mapping[str, object], key: bytes) -> dict[str, object]:
     """The receipt with its signature; the key's own name tells a wrong key from a changed receipt."""
-    signature = {"algorithm": "HMAC-SHA256", "key": _name_of(key), "value": _signature(receipt, key)}
+    signature = {"algorithm": "HMAC-SHA256", "key": key_name(key), "value": _signature(receipt, key)}
     return {**receipt, "signature": signature}
 
 
@@ -75,7 +75,7 @@ def receipt_fault(receipt: object, key: bytes) -> ReceiptFault | None:
     signature = receipt.get("signature")
     if not isinstance(signature, dict) or not isinstance(signature.get("value"), str):
         return "malformed"
-    if signature.get("key") != _name_of(key):
+    if signature.get("key") != key_name(key):
         return "wrong_key"
     unsigned = {name: value for name, value in receipt.items() if name != "signature"}
     is_ours = hmac.compare_digest(_signature(unsigned, key).encode(), signature["value"].encode())
@@ -94,7 +94,8 @@ def _is_id(value: object) -> bool:
         return False
 
 
-def _name_of(key: bytes) -> str:
+def key_name(key: bytes) -> str:
+    """What a key may be called in public."""
     return keyed_name(key, "receipt key")[:16]
 
 

@@ -174,10 +174,15 @@ class RetroScanReceipt(Receipt):
 
 
 class ErasureReceipt(Receipt):
-    """erasure_propagation: items found deleted or gone, and what was undone because of them."""
+    """erasure_propagation: items found deleted or gone, and what was undone because of them.
+
+    `finished` erasures had lost their process; `residue` counts the places in which they found something left.
+    """
 
     deleted: int = 0
     gone: int = 0
     restored: int = 0
     summaries_retired: int = 0
     followers_revived: int = 0
+    finished: int = 0
+    residue: int = 0

@@ -11,7 +11,7 @@ from dagster import AssetKey, DagsterInstance, Definitions
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from hivemind_pipelines.core.model import OrgId, Stage
-from hivemind_pipelines.defs import policies, tags
+from hivemind_pipelines.defs import erasure_office, policies, tags
 from hivemind_pipelines.defs.in_process import QUIET, OrgRun, failure_of, run_alone
 from hivemind_pipelines.defs.partitions import PARTITIONS_PER_RUN, add_orgs, partition_key
 from hivemind_pipelines.defs.resources import Commons
@@ -90,6 +90,7 @@ def carry_out(
 
     A backfill of the same policy that is under way is waited for, and only the rest is asked for.
     """
+    erasure_office.resume(instance, commons)
     if not is_daemon_alive(instance):
         done = run_here(definitions, instance, commons, request, on_progress)
     else:

@@ -99,6 +99,8 @@ KEYS: dict[str, str] = {
     "restored": "items whose deletion was taken back",
     "summaries_retired": "summaries expired because a source is gone",
     "followers_revived": "duplicates brought back because their canonical is gone",
+    "finished": "erasures whose process had died: searched for what is left, and their receipt written",
+    "residue": "places in which those erasures found something left; the receipts name them",
     "scanned": "originals that no scan under this stamp had seen",
     "unscannable": "originals that could not be scanned; they stay due",
     "with_findings": "live originals in which the gate finds something",

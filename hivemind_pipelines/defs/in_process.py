@@ -19,7 +19,7 @@ from dagster_shared.error import SerializableErrorInfo
 from hivemind_pipelines.core.model import OrgId, Stage
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.core.receipts import Receipt
-from hivemind_pipelines.defs import policies, tags
+from hivemind_pipelines.defs import erasure_office, policies, tags
 from hivemind_pipelines.defs.development import write_instance
 from hivemind_pipelines.defs.partitions import add_orgs, partition_key
 from hivemind_pipelines.defs.resources import Commons
@@ -61,6 +61,7 @@ def distill_in_process(
     run_tags = {tags.FULL: str(full).lower(), tags.ALLOW_MASS_CHANGE: str(allow_mass_change).lower()}
     runs: dict[OrgId, OrgRun] = {}
     with opened_instance(commons.settings.home) as instance:
+        erasure_office.resume(instance, commons)
         policies.observe(instance, commons)
         add_orgs(instance, org_ids)
         for done, org_id in enumerate(org_ids):

@@ -104,7 +104,7 @@ def erasure_requests(
         )
         for org_id in chosen
     ]
-    reason = f"{len(org_ids)} orgs have deleted, restored or missing items; none can be requested now"
+    reason = f"{len(org_ids)} orgs have something to erase; none can be requested now"
     return Requested(
         run_requests, _next_cursor(chosen, cursor), reason if org_ids else "nothing was deleted or restored"
     )

@@ -19,7 +19,7 @@ from hivemind_pipelines.defs.lost_runs import fail_lost_runs
 from hivemind_pipelines.defs.partitions import missing_keys, orgs
 from hivemind_pipelines.defs.requests import Requested, distillation_requests, erasure_requests
 from hivemind_pipelines.defs.resources import Commons
-from hivemind_pipelines.stages import backlog
+from hivemind_pipelines.stages import backlog, erasing
 
 INTERVAL_S = 30
 #: Partitions added by one tick; a deployment with more orgs is complete after a few ticks.
@@ -73,12 +73,13 @@ def _erasure_sensor(status: DefaultSensorStatus) -> SensorDefinition:
         default_status=status,
         description=(
             "Asks for an erasure run for every org in which an item was deleted, hard-deleted or restored "
-            "since we last looked. These runs carry a high priority and no concurrency tag: they never "
-            "wait for a distillation."
+            "since we last looked, or in which an `erase` lost its process. These runs carry a high priority "
+            "and no concurrency tag: they never wait for a distillation."
         ),
     )
     def erasure_backlog(context: SensorEvaluationContext, commons: ResourceParam[Commons]) -> SensorResult:
-        org_ids = backlog.erasure_orgs(commons.current_store())
+        store, key = commons.current_store(), commons.settings.receipt_key
+        org_ids = sorted({*backlog.erasure_orgs(store), *erasing.unfinished_orgs(store, key)})
         requested = erasure_requests(
             context.instance, org_ids, datetime.now(UTC), cursor=context.cursor or ""
         )

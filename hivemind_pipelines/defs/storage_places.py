@@ -7,9 +7,6 @@ from dagster import DagsterInstance
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
-from hivemind_pipelines.defs.in_process import opened_instance
-from hivemind_pipelines.settings import Settings
-
 
 @dataclass(frozen=True, slots=True)
 class StoragePlaces:
@@ -20,18 +17,17 @@ class StoragePlaces:
     unknown: tuple[str, ...] = ()
 
 
-def storage_places(settings: Settings) -> StoragePlaces:
-    """The places of the instance that is configured, or that `dev` made below the home."""
-    with opened_instance(settings.home) as instance:
-        if instance.is_ephemeral:
-            return StoragePlaces()
-        databases, directories, unknown = _storages(instance)
-        logs = instance.compute_log_manager
-        if isinstance(logs, LocalComputeLogManager):
-            directories.add(Path(logs._base_dir))
-        elif not isinstance(logs, NoOpComputeLogManager):
-            unknown.add(f"Dagster's compute logs ({type(logs).__name__})")
-        directories.add(Path(instance.root_directory))
+def storage_places(instance: DagsterInstance) -> StoragePlaces:
+    """The places of an instance; none for one that is forgotten with its process."""
+    if instance.is_ephemeral:
+        return StoragePlaces()
+    databases, directories, unknown = _storages(instance)
+    logs = instance.compute_log_manager
+    if isinstance(logs, LocalComputeLogManager):
+        directories.add(Path(logs._base_dir))
+    elif not isinstance(logs, NoOpComputeLogManager):
+        unknown.add(f"Dagster's compute logs ({type(logs).__name__})")
+    directories.add(Path(instance.root_directory))
     kept = tuple(sorted(one.absolute() for one in directories if one.is_dir()))
     return StoragePlaces(tuple(sorted(databases)), kept, tuple(sorted(unknown)))
 

@@ -1,7 +1,7 @@
 """erase: a text leaves its row and all that was made of it, what is left is searched for, and a receipt says so.
 
 The texts go in one transaction an org. The search and the receipt come after it, from keyed needles that
-the transaction left behind: a process that dies in between is taken over by the next that erases.
+the transaction left behind: what a process that died left unfinished is resumed by whoever comes by next.
 """
 
 import json
@@ -89,13 +89,43 @@ def erase(
 ) -> Outcome:
     """Erase the items, with the same contributors' copies if asked; raises ErasureError before any change."""
     targets = _known(office.store, ids)
-    issued = [_finish(office, erasure, now) for erasure in _unfinished(office.store)]
+    issued = [*resume(office, now=now)]
     for org_id in sorted({org_id for target in targets for org_id in target.org_ids}):
         wanted = [target.id for target in targets if org_id in target.org_ids and not target.is_erased]
-        done = _remove(office, policy, org_id, wanted, reason=reason, with_copies=with_copies, now=now)
-        if done is not None:
-            issued.append(_finish(office, done, now))
+        erasure_id = uuid4()
+        with tombstones.attend(office.store, erasure_id):
+            done = _remove(
+                office, policy, org_id, wanted, erasure_id,
+                reason=reason, with_copies=with_copies, now=now,
+            )  # fmt: skip
+            if done is not None:
+                issued.append(_finish(office, done, now))
     return Outcome(tuple(issued), {one.id: one.erasure_id for one in targets if one.is_erased})
+
+
+def resume(office: Office, *, now: datetime, org_id: OrgId | None = None) -> tuple[Issued, ...]:
+    """Finish the erasures, of one org or of any, whose process died; their receipts."""
+    issued = []
+    for one in _unfinished(office.store, office.key, org_id):
+        with tombstones.attend(office.store, one.id) as is_ours:
+            if is_ours and _is_unfinished(office.store, one):
+                issued.append(_finish(office, one, now))
+    return tuple(issued)
+
+
+def unfinished_orgs(store: Store, key: bytes) -> tuple[OrgId, ...]:
+    """Orgs in which `resume` has something to do under a key."""
+    return tuple(sorted({one.org_id for one in _unfinished(store, key)}))
+
+
+def _unfinished(store: Store, key: bytes, org_id: OrgId | None = None) -> tuple[Erasure, ...]:
+    with store.read() as conn:
+        return tombstones.read_unfinished(conn, erasure.key_name(key), org_id)
+
+
+def _is_unfinished(store: Store, one: Erasure) -> bool:
+    with store.read() as conn:
+        return tombstones.is_unfinished(conn, one)
 
 
 def _known(store: Store, ids: Sequence[ItemId]) -> tuple[Target, ...]:
@@ -114,16 +144,12 @@ def _known(store: Store, ids: Sequence[ItemId]) -> tuple[Target, ...]:
     return targets
 
 
-def _unfinished(store: Store) -> tuple[Erasure, ...]:
-    with store.read() as conn:
-        return tombstones.read_unfinished(conn)
-
-
 def _remove(
     office: Office,
     policy: DistillationPolicy,
     org_id: OrgId,
     ids: Sequence[ItemId],
+    erasure_id: UUID,
     *,
     reason: str,
     with_copies: bool,
@@ -149,6 +175,7 @@ def _remove(
         pairs.sync_provenance_links(conn, org_id, [one for one in removed.entries if one.change == "unmerge"])
         tombstones.strip_links(conn, org_id, removal.ids)
         notes = {
+            "key": erasure.key_name(office.key),
             "reason": reason,
             "with_copies": with_copies,
             "needles": _needles(texts, office.key).to_json(),
@@ -159,7 +186,7 @@ def _remove(
             "too_short": [str(row.id) for row in texts if residue.is_too_short(row.content)],
             "removed": dict(removed.counts),
         }
-        done = Erasure(org_id, uuid4(), run_id, now, notes)
+        done = Erasure(org_id, erasure_id, run_id, now, notes)
         tombstones.open_erasure(conn, done)
         runs.finish(conn, run_id, "finished", {"erased": len(left), "derived": len(derived)}, now)
     return done

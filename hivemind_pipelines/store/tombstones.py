@@ -1,7 +1,8 @@
 """Erasing: the one transaction in which a text leaves its row and everything that was made of it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -14,7 +15,7 @@ from hivemind_pipelines.core.erasure import KeyedName, Sameness, keyed_name, tex
 from hivemind_pipelines.core.model import ItemId, OrgId, RunId
 from hivemind_pipelines.core.text import normalise
 from hivemind_pipelines.store import erasures, purge, signals, undoing
-from hivemind_pipelines.store.connection import wait_lock
+from hivemind_pipelines.store.connection import Store, wait_lock
 from hivemind_pipelines.store.derivations import retire
 from hivemind_pipelines.store.ledger import Entry
 from hivemind_pipelines.store.pairs import unmerge_entry
@@ -499,11 +500,28 @@ CLOSE_ERASURE = text("""
     WHERE org_id = :org_id AND erasure_id = :erasure_id AND finished_at IS NULL
 """)
 
-# Every org on purpose: an erasure whose process died is finished by whoever erases next.
+#: Who is at work on an erasure holds this lock of its own; the server takes it back from a process that died.
+ATTENDED = "hivemind_pipelines:erasure:"
+
+# Of one org, or of every org: an erasure whose process died is finished by whoever comes by with its key;
+# under another one its needles would find nothing.
 UNFINISHED = text("""
-    SELECT org_id, erasure_id, run_id, erased_at, unfinished FROM distillation.erasures
-    WHERE finished_at IS NULL ORDER BY erased_at, erasure_id
+    SELECT e.org_id, e.erasure_id, e.run_id, e.erased_at, e.unfinished FROM distillation.erasures e
+    WHERE e.finished_at IS NULL AND (CAST(:org_id AS text) IS NULL OR e.org_id = :org_id)
+      AND COALESCE(e.unfinished ->> 'key', :key_name) = :key_name
+      AND NOT EXISTS (
+        SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+        WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+          AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(:attended || e.erasure_id, 0))
+    ORDER BY e.erased_at, e.erasure_id
 """).columns(unfinished=JSONB)
+
+TRY_ATTEND = text("SELECT pg_try_advisory_lock(hashtextextended(:attended || :erasure_id, 0))")
+LEAVE = text("SELECT pg_advisory_unlock(hashtextextended(:attended || :erasure_id, 0))")
+IS_UNFINISHED = text("""
+    SELECT EXISTS (SELECT FROM distillation.erasures
+                   WHERE org_id = :org_id AND erasure_id = :erasure_id AND finished_at IS NULL)
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -531,12 +549,32 @@ def close_erasure(conn: Connection, erasure: Erasure, at: datetime) -> None:
     conn.execute(CLOSE_ERASURE, {"org_id": erasure.org_id, "erasure_id": erasure.id, "at": at})
 
 
-def read_unfinished(conn: Connection) -> tuple[Erasure, ...]:
-    """Erasures of any org without a receipt, oldest first."""
+def read_unfinished(conn: Connection, key_name: str, org_id: OrgId | None = None) -> tuple[Erasure, ...]:
+    """Erasures of one org, or of any, begun under a key, without a receipt and without a process, oldest first."""
+    values = {"org_id": org_id, "key_name": key_name, "attended": ATTENDED}
     return tuple(
         Erasure(OrgId(row.org_id), row.erasure_id, RunId(row.run_id), row.erased_at, row.unfinished)
-        for row in conn.execute(UNFINISHED)
+        for row in conn.execute(UNFINISHED, values)
     )
+
+
+def is_unfinished(conn: Connection, erasure: Erasure) -> bool:
+    """Whether nobody has written its receipt meanwhile."""
+    values = {"org_id": erasure.org_id, "erasure_id": erasure.id}
+    return bool(conn.execute(IS_UNFINISHED, values).scalar_one())
+
+
+@contextmanager
+def attend(store: Store, erasure_id: UUID) -> Iterator[bool]:
+    """Be the only one at work on an erasure until the block ends; False when somebody else is."""
+    lock_of = {"attended": ATTENDED, "erasure_id": str(erasure_id)}
+    with store.session("AUTOCOMMIT") as conn:
+        is_ours = bool(conn.execute(TRY_ATTEND, lock_of).scalar_one())
+        try:
+            yield is_ours
+        finally:
+            if is_ours:
+                conn.execute(LEAVE, lock_of)
 
 
 KIN_STATES = text("""

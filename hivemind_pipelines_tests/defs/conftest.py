@@ -50,9 +50,11 @@ class Location:
         )
 
 
-def location(instance: DagsterInstance, store: Store, policy: DistillationPolicy) -> Location:
+def location(
+    instance: DagsterInstance, store: Store, policy: DistillationPolicy, settings: Settings | None = None
+) -> Location:
     """The code location under a given policy."""
-    commons = Commons(settings=Settings(), policy=policy, store=store, services=SERVICES)
+    commons = Commons(settings=settings or Settings(), policy=policy, store=store, services=SERVICES)
     return Location(instance, commons, build_defs({"commons": commons}))
 
 

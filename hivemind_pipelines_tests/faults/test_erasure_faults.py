@@ -1,5 +1,6 @@
 """Erasing beside runs, in the middle of a model's answer, and after kill -9: nothing of the text is left."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -10,14 +11,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from dagster import DagsterInstance, RunRequest, SensorResult, build_sensor_context
 
 from hivemind_pipelines.core.model import ItemId, Stage, Vectors
 from hivemind_pipelines.core.text import content_hash
+from hivemind_pipelines.defs.in_process import distill_in_process
+from hivemind_pipelines.defs.sensors import build_sensors
+from hivemind_pipelines.settings import Settings
 from hivemind_pipelines.stages import erasing
 from hivemind_pipelines.stages.erasing import Issued, Office
 from hivemind_pipelines.stages.residual_scan import Places
 from hivemind_pipelines.store.connection import Store, open_store
 from hivemind_pipelines_tests.builders import (
+    ACME,
     delete_item,
     insert_item,
     insert_items,
@@ -26,6 +32,7 @@ from hivemind_pipelines_tests.builders import (
     rows,
     scalar,
 )
+from hivemind_pipelines_tests.defs.conftest import Location, location
 from hivemind_pipelines_tests.fakes import HashEmbedder
 from hivemind_pipelines_tests.faults import interrupted_erasure
 from hivemind_pipelines_tests.faults.interrupted_erasure import KEY, REASON
@@ -199,17 +206,25 @@ POINTS = (
 FEW = POINTS[1:3]
 
 
+@contextmanager
+def stopped(store: Store, home: Path, secret: ItemId, fragment: str) -> Iterator[None]:
+    """An erasure in a process of its own that stands before a statement; it is killed at the end."""
+    command = [sys.executable, "-m", interrupted_erasure.__name__, store.url, str(home), str(secret)]
+    with subprocess.Popen([*command, fragment], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == f"sql:{fragment}".strip()
+        yield
+        process.kill()
+    wait_until_gone(store)
+
+
 def is_finished_by_the_next(store: Store, tmp_path: Path, fragment: str) -> None:
     """Kill an erasure before a statement, erase again, and find one receipt and nothing left."""
     secret, *_ = insert_items(store, [SECRET, *RELATED])
     distil(store, under=LOOSE)
     before = public_dump(store)
-    command = [sys.executable, "-m", interrupted_erasure.__name__, store.url, str(tmp_path), str(secret)]
-    with subprocess.Popen([*command, fragment], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == f"sql:{fragment}".strip()
-        process.kill()
-    wait_until_gone(store)
+    with stopped(store, tmp_path, secret, fragment):
+        pass
     was_committed = fragment in POINTS[2:]
     assert (public_dump(store) == before) != was_committed
     [issued] = erase(office_of(store, tmp_path), secret)
@@ -233,6 +248,49 @@ def test_an_erasure_killed_anywhere_is_finished_by_the_next(
     store: Store, tmp_path: Path, fragment: str
 ) -> None:
     is_finished_by_the_next(store, tmp_path, fragment)
+
+
+def finished_by_the_sensor(here: Location) -> None:
+    """What the deletion sensor asks for, and the run that it asks for."""
+    [sensor] = [one for one in build_sensors(running=True) if one.name == "erasure_backlog"]
+
+    def tick() -> list[RunRequest]:
+        found = sensor(build_sensor_context(instance=here.instance, resources={"commons": here.commons}))
+        assert isinstance(found, SensorResult)
+        return list(found.run_requests or [])
+
+    [request] = tick()
+    assert (request.partition_key, request.job_name) == (ACME, "erasure")
+    receipt = here.run("erasure", ACME).asset_value("erasure_propagation")[ACME]
+    assert (receipt.outcome, receipt.finished, receipt.residue) == ("applied", 1, 0)
+    assert tick() == []
+
+
+def finished_by_a_distillation(here: Location) -> None:
+    """The next distillation on the command line."""
+    runs = distill_in_process(here.definitions, here.commons, [ACME])
+    assert runs[ACME].failure is None
+
+
+@pytest.mark.parametrize("finish", [finished_by_the_sensor, finished_by_a_distillation])
+def test_an_erasure_that_lost_its_process_waits_for_no_other_erasure(
+    store: Store, tmp_path: Path, finish: Callable[[Location], None]
+) -> None:
+    secret, *_ = insert_items(store, [SECRET, *RELATED])
+    distil(store, under=LOOSE)
+    with stopped(store, tmp_path, secret, "FROM pg_attribute a"):
+        assert erasing.unfinished_orgs(store, KEY) == (), "its process is still at work"
+    assert erasing.unfinished_orgs(store, b"a key that finds nothing") == ()
+    assert erasing.unfinished_orgs(store, KEY) == (ACME,)
+    with DagsterInstance.ephemeral() as instance:
+        finish(location(instance, store, LOOSE, Settings(home=tmp_path, receipt_key=KEY)))
+    assert erasing.unfinished_orgs(store, KEY) == ()
+    [file] = (tmp_path / "erasures").glob("*.json")
+    receipt = json.loads(file.read_text())
+    assert (receipt["reason"], receipt["scan"]["residue"]) == (REASON, {})
+    assert erasing.verify(store, file, KEY).faults == ()
+    assert is_gone(store, SECRET, REASON)
+    holds(store)
 
 
 def test_a_hard_delete_in_the_middle_of_an_erasure_changes_nothing(store: Store, tmp_path: Path) -> None:
