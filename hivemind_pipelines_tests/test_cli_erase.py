@@ -11,6 +11,7 @@ import pytest
 from dagster import AssetMaterialization, DagsterInstance
 
 from hivemind_pipelines.cli import main
+from hivemind_pipelines.definitions import defs
 from hivemind_pipelines.defs.development import write_instance
 from hivemind_pipelines.store.connection import Store
 from hivemind_pipelines_tests.builders import insert_item, public_dump, read_item, scalar
@@ -147,6 +148,29 @@ def test_dagsters_own_storage_is_searched(store: Store, run: Run, home: Path) ->
     [left] = answer["residue"].values()
     assert code == 1
     assert any(".db" in place for place in left)
+
+
+def test_dagsters_own_postgres_is_searched(
+    store: Store, run: Run, home: Path, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, other = insert_item(store, SECRET), insert_item(store, RELATED[0])
+    monkeypatch.setenv("HIVEMIND_DAGSTER_DATABASE_URL", empty_database_url)
+    with DagsterInstance.from_config(str(write_instance(home / "dagster"))) as instance:
+        instance.report_runless_asset_event(AssetMaterialization("leak", metadata={"said": SECRET}))
+        instance.add_run_tags(
+            instance.create_run_for_job(defs.resolve_job_def("quality")).run_id, {"said": SECRET}
+        )
+    assert not list(home.rglob("*.db"))
+    code, answer, said = run("erase", str(secret), str(other), "--reason", "why")
+    assert code == 1
+    [left] = answer["residue"].values()
+    assert {
+        "dagster database 1: public.event_logs.event",
+        "dagster database 1: public.run_tags.value",
+    } <= left.keys()
+    assert all(place.startswith("dagster database 1: ") for place in left)
+    assert answer["receipts"][0]["scan"]["not_scanned"] == []
+    assert SECRET not in said
 
 
 def test_a_distillation_in_dagster_leaves_nothing_of_a_text(store: Store, run: Run, home: Path) -> None:
