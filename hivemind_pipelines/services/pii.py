@@ -30,7 +30,7 @@ from hivemind_pipelines.services.structured import find_structured
 _log = logging.getLogger(__name__)
 
 #: Raised by hand when code changes what is found; the data files and the models stamp themselves.
-DETECTOR_VERSION = 3
+DETECTOR_VERSION = 4
 SECRET_TYPES = frozenset({"API_KEY", "PASSWORD", "PRIVATE_KEY", "JWT", "ACCOUNT", "ENDPOINT"})
 PERSONAL_TYPES = frozenset({"EMAIL", "IBAN", "CREDIT_CARD", "IP_ADDRESS", "US_SSN", "PHONE", "PERSON"})
 

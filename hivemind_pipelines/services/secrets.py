@@ -33,6 +33,7 @@ class SecretRule:
     pattern: re.Pattern[str]
     gate: Callable[[str], bool]
     unless: re.Pattern[str] | None = None
+    is_literal: bool = False
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Where the values stand that the rule finds, in order."""
@@ -48,10 +49,14 @@ class SecretRule:
                 # A refused value may hide the start of the next candidate.
                 position = max(start, match.start() + 1)
 
+    @property
+    def _may_be_any_word(self) -> bool:
+        return self.is_literal or self.type in _UNMASKED
+
     def _accepts(self, text: str, start: int, end: int) -> bool:
         """Whether the value at [start, end) looks like a real one, seen with what stands before it."""
         value = text[start:end]
-        if self.type not in _UNMASKED and is_placeholder(value):
+        if not self._may_be_any_word and is_placeholder(value):
             return False
         if self.unless and self.unless.search(text[max(0, start - 60) : start]):
             return False
@@ -71,6 +76,7 @@ def load_rules() -> tuple[SecretRule, ...]:
             pattern=re.compile(row["pattern"].replace("PROVIDER", providers)),
             gate=_GATES[row.get("gate", "any")],
             unless=re.compile(row["unless"]) if "unless" in row else None,
+            is_literal=row.get("is_literal", False),
         )
         for row in yaml.safe_load(_data("secret_rules.yaml"))
     )
@@ -105,7 +111,7 @@ _PLACEHOLDER = re.compile(
       ^ \W{0,4} (?: [<\[{(]+ [\w\s./:|-]{0,80} [>\]})] | \$ [{(] | \$ [A-Za-z_]\w* $ | %\(? \w+ \)? [%s]? $
                | \{\{ | \#\{ | @\w+@ )
     | x{5,} | \*{3,} | \#{3,} | \.{3,} | …
-    | ^ \W{0,4} (?: x+ (?: [-_.:/]+ x+ )* | (\w) \1* ) \W{0,4} $
+    | ^ \W{0,4} (?: x+ (?: [-_.:/]+ x+ )* | (\w) \1{0,18} | 0+ ) \W{0,4} $
     | ^ \W{0,4} (?: your | my | the | some | insert | enter | put | add | change | replace | example | sample
                | dummy | fake | mock | placeholder | redacted | removed | hidden | masked | new | old )
       [\s_.-]? [a-z\s_.-]{0,60} \W{0,4} $
@@ -118,8 +124,15 @@ _PLACEHOLDER = re.compile(
 
 def is_placeholder(value: str) -> bool:
     """Whether a value only stands where a secret would: `<token>`, `xxxx`, `changeme`, `${VAR}`."""
-    commonest = max(Counter(value).values(), default=0)
-    return (len(value) >= 8 and 2 * commonest > len(value)) or _PLACEHOLDER.search(value) is not None
+    if _PLACEHOLDER.search(value):
+        return True
+    mark, count = Counter(value).most_common(1)[0] if value else ("", 0)
+    return len(value) >= 8 and 2 * count > len(value) and (mark in _MARKS or len(value) < _LONG)
+
+
+#: What people fill the place of a secret with; of another letter only short runs are stand-ins.
+_MARKS = frozenset("xX*#.0-_?")
+_LONG = 20
 
 
 def entropy(value: str) -> float:
@@ -227,6 +240,11 @@ def _is_strong_token(value: str) -> bool:
     return _could_be_token(value) and (len(_longest(value)) >= 12 or (digits >= 6 and len(value) >= 28))
 
 
+def _is_unplanned(value: str) -> bool:
+    """A token that stands without an assignment and was not typed in the order of the alphabet."""
+    return _is_strong_token(value) and not _is_sequence(value)
+
+
 def _could_be_url_password(value: str) -> bool:
     """Anything but a port, a template or what a database image ships with."""
     is_template = value.startswith("$") or any(mark in value for mark in ("{", "}", "%(", "[", "::"))
@@ -291,6 +309,17 @@ def _could_be_login_password(value: str) -> bool:
     return not value.lower().strip("-_").startswith(("pass", "pwd", "my", "secret"))
 
 
+def _is_part(value: str) -> bool:
+    """What a structure sets literally, be it the word `secret`: anything but a template or a row of marks."""
+    return not re.search(r"[$%<>{}\[\]#*]|x{4,}|\.{3}|^\W+$", value)
+
+
+def _is_seed(value: str) -> bool:
+    """Base32 of a random seed: digits all over it and no run of one letter."""
+    digits = re.findall(r"[2-7]+", value)
+    return len(digits) >= 2 and entropy(value) >= 3.0 and not _is_sequence(value)
+
+
 _STOCK_PASSWORDS = frozenset(
     {"postgres", "root", "admin", "guest", "mysql", "redis", "rabbitmq", "sa", "test"}
 )
@@ -309,4 +338,7 @@ _GATES: dict[str, Callable[[str], bool]] = {
     "signs": _has_signs,
     "generated": _is_generated,
     "account": _could_be_account,
+    "part": _is_part,
+    "unplanned": _is_unplanned,
+    "seed": _is_seed,
 }

@@ -239,6 +239,79 @@ TABLE: dict[str, tuple[str, str]] = {
     "salt": ('salt = "{A:6}#!{A:6}"', "salt = os.urandom(16)"),
     "random-token-in-parts": ("the value was {A:60}.{A:60}.{A:40} today", "com.example.project.module.Class"),
     "token-in-query": ("https://x/y?access_token={A:30}", "https://x/y?access_token=TOKEN"),
+    "tool-password": (
+        "redis-cli -h cache -a {A:12} ping",
+        "docker login --username bob --password-stdin registry.acme.io",
+    ),
+    "windows-password-switch": (
+        "xfreerdp /v:host /u:bob /p:{A:12}",
+        "schtasks /query /fo LIST /p password",
+    ),
+    "password-after-user": (
+        "rabbitmqctl add_user bob {A:12}",
+        "rabbitmqctl change_password user new_password",
+    ),
+    "account-and-password-at-host": (
+        "secretsdump.py acme/bob:{A:12}@10.0.0.4",
+        "mssqlclient.py domain/username:password@10.0.0.4, then rsync bob@host.acme.io:dir",
+    ),
+    "piped-password": ("echo 'bob:{A:12}' | chpasswd", "echo password | docker login --password-stdin"),
+    "keystore-password": ("keytool -storepass {A:12} -list", "keytool -storepass changeit -list"),
+    "password-directive": ("requirepass {A:12}", "requirepass foobared, or enable secret sharing"),
+    "token-directive": ("ENV API_KEY {A:24}", "ENV API_KEY $API_KEY"),
+    "network-passphrase": ('psk="{A:12}"', 'psk="passphrase"'),
+    "password-in-call": ('config.setPassword("{A:12}")', 'config.setPassword("password")'),
+    "account-and-password-in-call": (
+        'requests.get(url, auth=("bob", "{A:12}"))',
+        'requests.get(url, auth=("user", "password"))',
+    ),
+    "database-call": (
+        'mysqli_connect("localhost", "bob", "{A:12}", "app")',
+        'mysqli_connect("localhost", "user", "password", "app")',
+    ),
+    "signing-call": (
+        "jwt.sign(payload, '{A:12}')",
+        "crypto.createHmac('sha256', key); jwt.decode(token, algorithms=['HS256'])",
+    ),
+    "client-of-one-token": ("Client('{A:24}')", "Client('https://api.acme.io/v1/organisations')"),
+    "nested-value": (
+        'variable "db_password" {\n  type = string\n  default = "{A:12}"\n}'.replace("{\n", "{ \n"),
+        'variable "db_password" { \n  default = "changeme"\n}',
+    ),
+    "password-element": (
+        "<AdminPassword><Value>{A:12}</Value></AdminPassword>",
+        "<AdminPassword><Value>$PASSWORD</Value></AdminPassword>",
+    ),
+    "token-element": ("<ApiKey>{h:32}</ApiKey>", "<key>CFBundleShortVersionString</key>"),
+    "password-in-table": ("**Password:** {A:12}", "| password | string | required |"),
+    "pgpass": ("db.acme.io:5432:app:bob:{A:12}", "hostname:5432:database:username:password"),
+    "told-login": ("log in as bob / {A:12}", "log in as admin / superuser, or use the account page / form"),
+    "token-as-url-user": ("git clone https://{A:40}@acme.io/a/b", "ssh://deploy-user-of-the-host@acme.io"),
+    "token-in-path": ("https://acme.io/hooks/{A:24}", "https://acme.io/docs/auth/how-to-create-a-new-token"),
+    "prefixed-token": ("tok_{A:24}", "add_index_to_users_and_organisations_table"),
+    "otp-seed": ("{Q:32}", "THISISNOTABASE32SEEDBUTASENTENCE"),
+    "aws-account": ("AWS_ACCOUNT_ID=4{d:11}", "AWS_ACCOUNT_ID=xxxxxxxxxxxx"),
+    "azure-directory": (f'tenant_id: "{UUID}"', 'tenant_id: "${TENANT_ID}"'),
+    "account-in-connection-string": (
+        "Server=db;Port=5432;User Id=username;Password=secret;",
+        "Server=<server>;User Id=<user>;Password=<password>;",
+    ),
+    "password-in-connection-string": (
+        "Server=db;Port=5432;User Id=username;Password=secret;",
+        "Server=$HOST;User Id=$USER;Password=$PASSWORD;",
+    ),
+    "account-in-credentials-block": (
+        "credentials { \n  username 'bob'\n  password 'secret'\n}",
+        "credentials { \n  username = props.getProperty('user')\n}",
+    ),
+    "password-in-credentials-block": (
+        "credentials { \n  username 'bob'\n  password 'secret'\n}",
+        'credentials { \n  password "$PASSWORD"\n}',
+    ),
+    "domain-account-option": (
+        "psexec \\\\host -u ACME\\jdoe -p $password cmd",
+        "psexec \\\\host -u domain\\username -p $password cmd",
+    ),
 }
 
 
@@ -335,6 +408,55 @@ PLACES = (
     "```sh\nexport PGPASSWORD={p}\n```",
     "run it with `--password={p}` once",
     '{\\"password\\": \\"{p}\\"}',
+    "plink -ssh bob@host -pw {p}",
+    "mosquitto_pub -h mqtt -u bob -P {p} -t x",
+    "smbclient //srv/share -U bob%{p}",
+    "docker login -u bob -p {p} registry.acme.io",
+    "openssl genrsa -aes256 -passout pass:{p} 4096",
+    "7z a -p{p} backup.7z dir",
+    "htpasswd -b .htpasswd bob {p}",
+    'echo "{p}" | passwd --stdin bob',
+    "ldapsearch -x -D cn=admin,dc=acme -w {p} -b dc=acme",
+    "net use Z: \\\\srv\\share {p} /user:bob",
+    "sqlplus bob/{p}@orcl",
+    "jdbc:oracle:thin:bob/{p}@h:1521:x",
+    "az login --service-principal -u id -p {p} --tenant t",
+    "lftp -u bob,{p} ftp.acme.io",
+    "http -a bob:{p} https://host",
+    "ENV DB_PASSWORD {p}",
+    "rootpw --plaintext {p}",
+    "username admin password 0 {p}",
+    "snmp-server community {p} RO",
+    "new PDO($dsn, 'bob', '{p}');",
+    'DriverManager.getConnection(url, "bob", "{p}");',
+    "HTTPBasicAuth('bob', '{p}')",
+    "basic_auth 'bob', '{p}'",
+    'server.login("bob@acme.io", "{p}")',
+    'const PASSWORD: &str = "{p}";',
+    'const PASSWORD: &\'static str = "{p}";',
+    'jwt.encode(payload, "{p}", algorithm="HS256")',
+    '"password": {"value": "{p}"}',
+    "| password | {p} |",
+    "login: bob / {p}",
+    "credentials: bob:{p}",
+)
+
+
+#: The same token in the places where people leave it.
+TOKEN_PLACES = (
+    "https://host/x?code={t}",
+    "https://host/hooks/{t}",
+    "https://host/token/{t}/x",
+    'apiKey={"{t}"}',
+    "client.login('{t}')",
+    "bot.run('{t}')",
+    "<token>{t}</token>",
+    "APP_KEY=base64:{t}",
+    "git clone https://{t}@github.com/a/b",
+    "session_id={t}",
+    "its key is `{t}`",
+    "acme_{t}",
+    "TWITTER_ID:               '{t}'",
 )
 
 
@@ -344,6 +466,14 @@ def test_password_is_found_wherever_it_is_left(place):
     text = place.replace("{p}", password)
     found = find_secrets(text)
     assert any(f.start <= text.index(password) and text.index(password) + 14 <= f.end for f in found), text
+
+
+@pytest.mark.parametrize("place", TOKEN_PLACES)
+def test_token_is_found_wherever_it_is_left(place):
+    token = fake("{A:28}")
+    text = place.replace("{t}", token)
+    found = find_secrets(text)
+    assert any(f.start <= text.index(token) and text.index(token) + 28 <= f.end for f in found), text
 
 
 @pytest.mark.parametrize(
@@ -367,6 +497,18 @@ def test_password_is_found_wherever_it_is_left(place):
         "key: getAuthenticationTokenFromRequest",
         "auth: required, cookie: SameSite=Strict",
         "uuid 123e4567-e89b-12d3-a456-426614174000",
+        "docker run -p 8080:80 -e MODE=dev acme/app:1.2",
+        "mysql -P 3306 -h host, then redis-cli -a password ping",
+        "docker login --username username --password password server",
+        "nxc smb 192.168.178.2 -u path/to/usernames.txt -p path/to/passwords.txt",
+        "xfreerdp /u:username /p:password /v:ip_address",
+        "rsync -av bob@host.acme.io:/srv/data . and scp a.txt bob@10.0.0.4:dir",
+        "crypto.createHmac('sha256', secret).update(body)",
+        "const client = new Client({ connectionString: url })",
+        "add_column_to_organisations_20230101120000.rb",
+        "The key to auth/session handling is the token/refresh pair.",
+        "S3 answered with request id 4GHB3YX6DQHYTCPF in the log",
+        "<key>CFBundleIdentifier</key><string>com.acme.app</string>",
     ],
 )
 def test_technical_text_is_left_alone(text):
