@@ -11,7 +11,7 @@ from hivemind_pipelines.core.model import ItemId, LlmAnswer, LlmVerdict
 from hivemind_pipelines.stages import claims
 from hivemind_pipelines.stages.context import StageContext
 from hivemind_pipelines.stages.spending import Purse, open_purse
-from hivemind_pipelines.store import derivations, jobs, pairs
+from hivemind_pipelines.store import confirmations, derivations, jobs
 from hivemind_pipelines.store.pairs import StoredPair
 
 #: Unconfirmed pairs looked at in one run, the likeliest first.
@@ -33,7 +33,7 @@ def run(ctx: StageContext) -> Confirmed:
     if not ctx.policy.matching.llm_confirm or ctx.services.llm is None:
         return Confirmed()
     with ctx.store.read() as conn:
-        waiting = pairs.read_unconfirmed_pairs(
+        waiting = confirmations.read_unconfirmed_pairs(
             conn, ctx.org_id, model=ctx.services.llm_model, prompt_version=CONFIRM_PROMPT_VERSION,
             now=ctx.clock(), limit=LIMIT,
         )  # fmt: skip
@@ -59,7 +59,7 @@ def _ask(ctx: StageContext, waiting: Sequence[StoredPair], texts: dict[ItemId, s
 def _confirm(ctx: StageContext, purse: Purse, pair: StoredPair, a: str, b: str) -> LlmVerdict | str:
     """The cached verdict of one pair, or the reason why the pair stays possible."""
     identity = {"model": ctx.services.llm_model, "prompt_version": CONFIRM_PROMPT_VERSION}
-    claim = claims.take(ctx, pairs.confirmation_fingerprint(pair, **identity))
+    claim = claims.take(ctx, confirmations.confirmation_fingerprint(pair, **identity))
     if claim is None:
         return "claimed"
     answer = _asked(purse, a, b)
@@ -67,7 +67,7 @@ def _confirm(ctx: StageContext, purse: Purse, pair: StoredPair, a: str, b: str) 
         claim.release(answer)
         return answer
     with ctx.store.begin() as conn:
-        pairs.store_verdict(conn, ctx.org_id, pair, answer, **identity)
+        confirmations.store_verdict(conn, ctx.org_id, pair, answer, **identity)
         jobs.finish_job(conn, ctx.org_id, claim.fingerprint)
     return answer
 

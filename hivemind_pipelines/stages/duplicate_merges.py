@@ -11,7 +11,7 @@ from hivemind_pipelines.core.receipts import MergesReceipt
 from hivemind_pipelines.core.review import PairVerdict
 from hivemind_pipelines.stages import allowance
 from hivemind_pipelines.stages.context import StageContext
-from hivemind_pipelines.store import items, ledger, pairs, refusals, reviews
+from hivemind_pipelines.store import items, ledger, merges, pairs, refusals, reviews
 from hivemind_pipelines.store.connection import try_lock
 from hivemind_pipelines.store.items import Pool
 from hivemind_pipelines.store.ledger import Entry
@@ -47,7 +47,7 @@ def _read(
             conn, ctx.org_id, model=ctx.services.llm_model, prompt_version=CONFIRM_PROMPT_VERSION
         )
         live, _ = items.count_items(conn, ctx.org_id)
-        is_overruled = pairs.has_taken_back(conn, ctx.org_id)
+        is_overruled = merges.has_taken_back(conn, ctx.org_id)
         verdicts = reviews.read_verdicts(conn, ctx.org_id)
         return (
             items.read_pool(conn, ctx.org_id, stamp=ctx.settled_stamp),
@@ -136,16 +136,16 @@ def _apply(
     with ctx.store.begin() as conn:
         if not try_lock(conn, ctx.org_id, "duplicate_merges"):
             return receipt.model_copy(update={"outcome": "busy", "applied": 0})
-        returning = pairs.lock_parties(conn, ctx.org_id, plan)
+        returning = merges.lock_parties(conn, ctx.org_id, plan)
         early = {item_id: version for item_id, version in unsettled.items() if item_id in returning}
         # First of all: what follows touches these rows, and would pass for another transaction's work.
         items.stamp_features(conn, ctx.org_id, early, column="settled_stamp", stamp=ctx.settled_stamp)
-        overruled = pairs.forget_taken_back(conn, ctx.org_id)
-        applied = pairs.apply_merges(conn, ctx.org_id, plan, run_id=ctx.run_id, stamp=stamp, as_of=ctx.as_of)
+        overruled = merges.forget_taken_back(conn, ctx.org_id)
+        applied = merges.apply_merges(conn, ctx.org_id, plan, run_id=ctx.run_id, stamp=stamp, as_of=ctx.as_of)
         entries = (*overruled, *applied.entries)
         ledger.record(conn, ctx.org_id, ctx.run_id, (*allowed, *entries), stamp=stamp, at=ctx.as_of)
         refusals.forget_refusal(conn, ctx.org_id)
-        pairs.sync_provenance_links(conn, ctx.org_id, entries)
+        merges.sync_provenance_links(conn, ctx.org_id, entries)
         # What had to be dropped met a row that changed meanwhile: its component stays due.
         dropped = {change.duplicate_id for change in plan} - {entry.subject_id for entry in applied.entries}
         late = {

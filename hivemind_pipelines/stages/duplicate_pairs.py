@@ -13,7 +13,7 @@ from hivemind_pipelines.core.policy import MatchingPolicy
 from hivemind_pipelines.core.receipts import PairsReceipt
 from hivemind_pipelines.stages import confirmation
 from hivemind_pipelines.stages.context import StageContext
-from hivemind_pipelines.store import items, pairs
+from hivemind_pipelines.store import candidates, items, pairs
 from hivemind_pipelines.store.connection import refresh_statistics, try_lock
 from hivemind_pipelines.store.pairs import PairKey, StoredPair
 
@@ -32,7 +32,7 @@ def run(ctx: StageContext) -> PairsReceipt:
     Pairs are a cache, so a dry run stores them too; it forecasts the model's calls instead of making them.
     """
     with ctx.store.read() as conn:
-        probes = pairs.read_due_probes(
+        probes = candidates.read_due_probes(
             conn, ctx.org_id, feature_stamp=ctx.feature_stamp, probe_stamp=ctx.probe_stamp
         )
     done = _probe(ctx, probes) if probes else _Probed(Counter())
@@ -78,12 +78,12 @@ def _probe(ctx: StageContext, probes: Sequence[ItemId]) -> _Probed | None:
     with ctx.store.begin() as conn:
         if not try_lock(conn, ctx.org_id, "duplicate_pairs"):
             return None
-        signatures = pairs.read_signatures(conn, ctx.org_id, probes)
+        signatures = candidates.read_signatures(conn, ctx.org_id, probes)
         bands = {
             item_id: blocking.bands(np.frombuffer(signature, dtype="<u4"), ctx.policy.matching)
             for item_id, signature in signatures.items()
         }
-        pairs.store_bands(conn, ctx.org_id, bands, probe_stamp=ctx.probe_stamp)
+        candidates.store_bands(conn, ctx.org_id, bands, probe_stamp=ctx.probe_stamp)
     if len(probes) >= BULK:
         refresh_statistics(ctx.store)
     seen = _candidates(ctx, probes)
@@ -98,7 +98,7 @@ def _probe(ctx: StageContext, probes: Sequence[ItemId]) -> _Probed | None:
         # One finisher at a time: each must see what the other has probed.
         if not try_lock(conn, ctx.org_id, "duplicate_pairs"):
             return None
-        is_done = pairs.finish_probes(
+        is_done = candidates.finish_probes(
             conn, ctx.org_id, probes, seen.obsolete, seen.considered,
             feature_stamp=ctx.feature_stamp, probe_stamp=ctx.probe_stamp,
         )  # fmt: skip
@@ -120,10 +120,10 @@ def _candidates(ctx: StageContext, probes: Sequence[ItemId]) -> _Seen:
     """Pairs that share a bucket or lie near each other, one item a class on either side."""
     policy = ctx.policy.matching
     with ctx.store.read() as conn:
-        found = pairs.read_band_candidates(
+        found = candidates.read_band_candidates(
             conn, ctx.org_id, probes, bucket_max=policy.bucket_max, max_candidates=policy.max_candidates
         )
-        others = pairs.read_probed(conn, ctx.org_id, probe_stamp=ctx.probe_stamp)
+        others = candidates.read_probed(conn, ctx.org_id, probe_stamp=ctx.probe_stamp)
         stored = pairs.read_pairs_of(conn, ctx.org_id, probes)
         ids, vectors = items.read_vectors(conn, ctx.org_id, sorted({*probes, *others}))
     row_of = {item_id: row for row, item_id in enumerate(ids)}

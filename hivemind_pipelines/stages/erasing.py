@@ -21,7 +21,7 @@ from hivemind_pipelines.core.residue import ErasedText, Finder, Needles
 from hivemind_pipelines.core.text import content_hash
 from hivemind_pipelines.stages import residual_scan
 from hivemind_pipelines.stages.residual_scan import Copy, Overlap, Places, Scan
-from hivemind_pipelines.store import ledger, pairs, runs, tombstones
+from hivemind_pipelines.store import ledger, merges, runs, tombstones
 from hivemind_pipelines.store.connection import Store
 from hivemind_pipelines.store.tombstones import Erasure, Removal, Target
 
@@ -172,7 +172,9 @@ def _remove(
         runs.start(conn, runs.Run(run_id, org_id, "erasure", now, stamp, policy.stamps()), policy)
         removed = tombstones.remove(conn, org_id, removal, key=office.key, run_id=run_id, as_of=now)
         ledger.record(conn, org_id, run_id, removed.entries, stamp=stamp, at=now)
-        pairs.sync_provenance_links(conn, org_id, [one for one in removed.entries if one.change == "unmerge"])
+        merges.sync_provenance_links(
+            conn, org_id, [one for one in removed.entries if one.change == "unmerge"]
+        )
         tombstones.strip_links(conn, org_id, removal.ids)
         notes = {
             "key": erasure.key_name(office.key),

@@ -9,7 +9,7 @@ from uuid import uuid4
 from hivemind_pipelines.core.model import OrgId, RunId
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.core.undo import CaseTarget, MergeTarget, RunTarget, Target, UndoPlan, plan_undo
-from hivemind_pipelines.store import ledger, pairs, runs, undoing
+from hivemind_pipelines.store import ledger, merges, runs, undoing
 from hivemind_pipelines.store.connection import Store
 
 #: Who decides what an undo decides: the operator who called it, without a name.
@@ -96,7 +96,7 @@ def _undo(
                 run_id=opened.run_id, stamp=stamp, by=BY, at=opened.as_of,
             )  # fmt: skip
             ledger.record(conn, org_id, opened.run_id, entries, stamp=stamp, at=opened.as_of)
-            pairs.sync_provenance_links(conn, org_id, [one for one in entries if one.change in LINKING])
+            merges.sync_provenance_links(conn, org_id, [one for one in entries if one.change in LINKING])
     return plan
 
 

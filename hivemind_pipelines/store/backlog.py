@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from hivemind_pipelines.core.model import OrgId, Stage
+from hivemind_pipelines.store.confirmations import IS_UNCONFIRMED
 from hivemind_pipelines.store.conflicts import FOUND, IN_CONFLICT, IS_UNJUDGED, UNEXAMINED, Judge
 from hivemind_pipelines.store.items import (
     APPROVED_AT,
@@ -18,7 +19,7 @@ from hivemind_pipelines.store.items import (
     POOL,
     SCOPE_HASH,
 )
-from hivemind_pipelines.store.pairs import COMPARED, IS_UNCONFIRMED
+from hivemind_pipelines.store.pairs import COMPARED
 from hivemind_pipelines.store.screening import GONE, HOLDING, IS_UNLABELLED, UNSCREENED_ITEMS
 
 

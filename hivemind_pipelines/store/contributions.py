@@ -11,8 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from hivemind_pipelines.core.changes import Flag
 from hivemind_pipelines.core.model import OrgId, PendingId
-from hivemind_pipelines.store.ledger import Entry
-from hivemind_pipelines.store.pairs import Applied
+from hivemind_pipelines.store.ledger import Applied, Entry
 
 #: Our keys in the tags of a pending row: the seed's two, and one for everything else.
 OUR_KEYS = "- 'low_quality_prescreened' - 'preliminary_quality_score' - 'prescreen'"

@@ -10,7 +10,7 @@ from hivemind_pipelines.core.model import ItemId, OrgId, RunId
 from hivemind_pipelines.store.derivations import retire
 from hivemind_pipelines.store.items import LIVE
 from hivemind_pipelines.store.ledger import Entry
-from hivemind_pipelines.store.pairs import sync_provenance_links, unmerge_entry
+from hivemind_pipelines.store.merges import sync_provenance_links, unmerge_entry
 
 # Found as a set difference, never by a timestamp: what we know, less what is there, less what was done.
 LOST = """

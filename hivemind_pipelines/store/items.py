@@ -66,6 +66,12 @@ APPROVED_AT = "CASE WHEN k.approved_at BETWEEN '0001-01-02 UTC' AND '9999-12-30 
 SCOPE_HASH = """md5(concat_ws(chr(31), coalesce(k.framework, chr(30)), coalesce(k.language, chr(30)),
                               coalesce(k.version, chr(30))))"""
 
+LOCK_ITEMS = text("""
+    SELECT k.id FROM public.knowledge_items k
+    WHERE k.org_id = :org_id AND k.id = ANY(CAST(:ids AS uuid[]))
+    ORDER BY k.id FOR NO KEY UPDATE
+""")
+
 IS_DUE = f"""
     (f.stamp IS DISTINCT FROM :stamp OR f.content_hash <> k.content_hash OR f.scope_hash <> {SCOPE_HASH})
 """

@@ -56,6 +56,15 @@ class Entry:
     after: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a transaction did: the changes that took effect and how many met a changed row."""
+
+    applied: int
+    dropped: int
+    entries: tuple[Entry, ...]
+
+
 _COLUMNS = ("org_id", "run_id", "change", "subject_id", "before", "after", "stamp", "at")
 
 

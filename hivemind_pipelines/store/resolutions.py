@@ -8,9 +8,8 @@ from sqlalchemy import Connection, text
 from hivemind_pipelines.core.model import CaseId, ItemId, OrgId, RunId
 from hivemind_pipelines.core.resolution import Party, Resolving, SetValidity, Supersede
 from hivemind_pipelines.core.undo import RestoreSuperseded, RestoreValidity
-from hivemind_pipelines.store.items import CONTRIBUTED_AT, LIVE
+from hivemind_pipelines.store.items import CONTRIBUTED_AT, LIVE, LOCK_ITEMS
 from hivemind_pipelines.store.ledger import Entry
-from hivemind_pipelines.store.pairs import LOCK_ITEMS
 
 
 def _moment(column: str) -> str:

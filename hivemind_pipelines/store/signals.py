@@ -27,9 +27,8 @@ from hivemind_pipelines.core.model import (
     StandingCase,
     SuspectSignal,
 )
-from hivemind_pipelines.store.items import LIVE, ORIGINAL, register_originals
-from hivemind_pipelines.store.ledger import Entry
-from hivemind_pipelines.store.pairs import LOCK_ITEMS, Applied
+from hivemind_pipelines.store.items import LIVE, LOCK_ITEMS, ORIGINAL, register_originals
+from hivemind_pipelines.store.ledger import Applied, Entry
 
 SUSPECTS = text(f"""
     -- Contradiction signals in no case, or in one that signals hold open. One on a duplicate counts for

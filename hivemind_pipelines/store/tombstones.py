@@ -18,7 +18,7 @@ from hivemind_pipelines.store import erasures, purge, signals, undoing
 from hivemind_pipelines.store.connection import Store, wait_lock
 from hivemind_pipelines.store.derivations import retire
 from hivemind_pipelines.store.ledger import Entry
-from hivemind_pipelines.store.pairs import unmerge_entry
+from hivemind_pipelines.store.merges import unmerge_entry
 
 #: Loads hold it shared from looking at erased texts until they have inserted.
 ERASED_TEXTS_LOCK = "hivemind_pipelines:erased_texts"

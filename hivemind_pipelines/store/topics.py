@@ -6,7 +6,7 @@ from sqlalchemy import Connection, text
 
 from hivemind_pipelines.core.changes import DissolveTopic, PlaceTopic
 from hivemind_pipelines.core.model import Category, ItemId, OrgId, Scope, TopicCluster
-from hivemind_pipelines.store.pairs import Applied
+from hivemind_pipelines.store.ledger import Applied
 
 TOPICS = text("""
     SELECT t.fingerprint, t.category, t.framework, t.language, t.version, t.medoid_id,

@@ -41,12 +41,12 @@ from hivemind_pipelines.core.undo import (
     Undoing,
     VerdictState,
 )
-from hivemind_pipelines.store import derivations, pairs, resolutions, reviews
+from hivemind_pipelines.store import derivations, merges, resolutions, reviews
 from hivemind_pipelines.store.connection import wait_lock
 from hivemind_pipelines.store.contributions import LOCK_PENDING, OUR_KEYS, OUR_TAGS
 from hivemind_pipelines.store.derivations import LIVE_SOURCE
+from hivemind_pipelines.store.items import LOCK_ITEMS
 from hivemind_pipelines.store.ledger import Entry
-from hivemind_pipelines.store.pairs import LOCK_ITEMS
 
 #: Whoever changes what undo looks at holds one of these; undo holds all, always in this order.
 LOCKS = (
@@ -426,7 +426,7 @@ def apply(
     again = [change for change in plan if isinstance(change, MergeAgain)]
     placed = {item_id for one in unmerges for item_id in (one.duplicate_id, one.canonical_id)}
     placed |= {item_id for one in again for item_id in (one.duplicate_id, one.canonical_id)}
-    revived = pairs.apply_merges(conn, org_id, unmerges, run_id=run_id, stamp=stamp, as_of=at).entries
+    revived = merges.apply_merges(conn, org_id, unmerges, run_id=run_id, stamp=stamp, as_of=at).entries
     entries = [
         *revived,
         *_merge_again(conn, org_id, again, run_id=run_id, stamp=stamp),
@@ -462,7 +462,7 @@ def _merge_again(
         "canonicals": [change.canonical_id for change in plan],
         "expired_ats": [change.expired_at for change in plan],
     }  # fmt: skip
-    return tuple(map(pairs.merge_entry, conn.execute(MERGE_AGAIN, parameters)))
+    return tuple(map(merges.merge_entry, conn.execute(MERGE_AGAIN, parameters)))
 
 
 def _revive(conn: Connection, org_id: OrgId, plan: Sequence[ReviveSummary]) -> tuple[Entry, ...]:

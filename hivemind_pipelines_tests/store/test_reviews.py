@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from hivemind_pipelines.core.changes import Merge
 from hivemind_pipelines.core.model import ItemId, OrgId, RunId
 from hivemind_pipelines.core.review import PairVerdict, Verdict, pair_id
-from hivemind_pipelines.store import items, pairs, reviews
+from hivemind_pipelines.store import items, merges, reviews
 from hivemind_pipelines.store.connection import Store
 from hivemind_pipelines.store.ledger import Entry
 from hivemind_pipelines_tests.builders import ACME, execute, insert_items, read_item, rows, scalar, set_item
@@ -98,7 +98,7 @@ def test_a_merge_planned_before_the_verdict_is_dropped(store: Store) -> None:
     for duplicate, canonical in ((a, b), (b, a)):
         plan = [Merge(duplicate, hashes[duplicate], canonical, hashes[canonical])]
         with store.begin() as conn:
-            applied = pairs.apply_merges(conn, ACME, plan, run_id=RunId(uuid4()), stamp="s", as_of=NOW)
+            applied = merges.apply_merges(conn, ACME, plan, run_id=RunId(uuid4()), stamp="s", as_of=NOW)
         assert (applied.applied, applied.dropped) == (0, 1)
     assert scalar(store, "SELECT count(*) FROM public.knowledge_items WHERE expired_at IS NOT NULL") == 0
 
