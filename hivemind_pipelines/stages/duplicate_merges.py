@@ -136,10 +136,9 @@ def _apply(
     with ctx.store.begin() as conn:
         if not try_lock(conn, ctx.org_id, "duplicate_merges"):
             return receipt.model_copy(update={"outcome": "busy", "applied": 0})
-        returning = merges.lock_parties(conn, ctx.org_id, plan)
-        early = {item_id: version for item_id, version in unsettled.items() if item_id in returning}
-        # First of all: what follows touches these rows, and would pass for another transaction's work.
-        items.stamp_features(conn, ctx.org_id, early, column="settled_stamp", stamp=ctx.settled_stamp)
+        merges.lock_parties(conn, ctx.org_id, plan)
+        # Before the rest, which touches some of these rows and would pass for another transaction's work.
+        items.stamp_features(conn, ctx.org_id, unsettled, column="settled_stamp", stamp=ctx.settled_stamp)
         overruled = merges.forget_taken_back(conn, ctx.org_id)
         applied = merges.apply_merges(conn, ctx.org_id, plan, run_id=ctx.run_id, stamp=stamp, as_of=ctx.as_of)
         entries = (*overruled, *applied.entries)
@@ -148,13 +147,7 @@ def _apply(
         merges.sync_provenance_links(conn, ctx.org_id, entries)
         # What had to be dropped met a row that changed meanwhile: its component stays due.
         dropped = {change.duplicate_id for change in plan} - {entry.subject_id for entry in applied.entries}
-        late = {
-            item_id: version
-            for item_id, version in unsettled.items()
-            if item_id not in returning and item_id not in dropped
-        }
-        items.stamp_features(conn, ctx.org_id, late, column="settled_stamp", stamp=ctx.settled_stamp)
-        pairs.unsettle(conn, ctx.org_id, dropped & returning)
+        pairs.unsettle(conn, ctx.org_id, dropped)
     changes = [entry.change for entry in entries]
     return receipt.model_copy(
         update={

@@ -167,8 +167,7 @@ SYNC_LINKS = text("""
 # Those of merges that somebody else took back are locked with them: their links and features follow.
 LOCK_PARTIES = text(f"""
     WITH taken AS ({TAKEN_BACK})
-    SELECT k.id, k.id IN (SELECT duplicate_id FROM taken) AS is_taken_back
-    FROM public.knowledge_items k
+    SELECT k.id FROM public.knowledge_items k
     WHERE k.org_id = :org_id
       AND (k.id = ANY(CAST(:ids AS uuid[])) OR k.id IN (
           SELECT duplicate_id FROM taken UNION ALL SELECT canonical_id FROM taken))
@@ -176,20 +175,15 @@ LOCK_PARTIES = text(f"""
 """)
 
 
-def lock_parties(conn: Connection, org_id: OrgId, plan: Sequence[Merge | Unmerge]) -> set[ItemId]:
-    """Lock what a plan names, in id order and before any feature row, as every other writer does.
-
-    Returns the items whose feature rows applying it will touch: those that come back.
-    """
+def lock_parties(conn: Connection, org_id: OrgId, plan: Sequence[Merge | Unmerge]) -> None:
+    """Lock what a plan names, in id order and before any feature row, as every other writer does."""
     involved = {change.duplicate_id for change in plan} | {change.canonical_id for change in plan}
     involved |= {
         change.previous_canonical_id
         for change in plan
         if isinstance(change, Merge) and change.previous_canonical_id
     }
-    rows = conn.execute(LOCK_PARTIES, {"org_id": org_id, "ids": sorted(involved)})
-    taken_back = {ItemId(row.id) for row in rows if row.is_taken_back}
-    return taken_back | {change.duplicate_id for change in plan if isinstance(change, Unmerge)}
+    conn.execute(LOCK_PARTIES, {"org_id": org_id, "ids": sorted(involved)})
 
 
 def apply_merges(

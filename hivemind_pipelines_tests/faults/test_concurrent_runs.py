@@ -320,6 +320,8 @@ def test_an_item_edited_while_it_is_merged_stays_live(store: Store) -> None:
     merges = receipts[Stage.DUPLICATE_MERGES]
     assert (merges.applied, merges.dropped) == (0, 1)
     assert scalar(store, "SELECT count(*) FROM public.knowledge_items WHERE expired_at IS NOT NULL") == 0
+    due = scalar(store, "SELECT item_id FROM distillation.item_features WHERE settled_stamp IS NULL")
+    assert due == edited
     converges(store)
 
 
