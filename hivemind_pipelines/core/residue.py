@@ -162,9 +162,8 @@ class Finder:
         return {name} if name in self._needles.items else set()
 
     def _in_words(self, words: list[str]) -> Iterator[Needle]:
-        known = list(map(self._is_known.get, words))
-        if None in known:
-            known = list(map(self._knows, words))
+        met = list(map(self._is_known.get, words))
+        known = [self._knows(word) if seen is None else seen for word, seen in zip(words, met, strict=True)]
         known_count = known.count(True)
         for length in self._needles.run_lengths:
             if known_count < length:
@@ -176,12 +175,9 @@ class Finder:
                     yield from self._named("run", " ".join(words[end - length : end]))
 
     def _knows(self, word: str) -> bool:
-        is_known = self._is_known.get(word)
-        if is_known is None:
-            if len(self._is_known) >= _KNOWN_WORDS_MAX:
-                self._is_known.clear()
-            is_known = _fingerprint(self._key, "word", word) in self._needles.words
-            self._is_known[word] = is_known
+        if len(self._is_known) >= _KNOWN_WORDS_MAX:
+            self._is_known.clear()
+        is_known = self._is_known[word] = _fingerprint(self._key, "word", word) in self._needles.words
         return is_known
 
 
