@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from hivemind_pipelines.core.model import Finding
@@ -12,8 +12,7 @@ def find_identifiers(text: str, shapes: Iterable["Shape"]) -> list[Finding]:
     """What of the shapes is valid, as [start, end) in code points; a number inside another is no telephone."""
     found: list[Finding] = []
     for shape in shapes:
-        for match in shape.pattern.finditer(text):
-            start, end = match.span()
+        for start, end in shape.spans(text):
             is_taken = shape.yields and any(one.start < end and start < one.end for one in found)
             if not is_taken and shape.is_valid(text, start, end):
                 found.append(Finding(start, end, shape.type, shape.score))
@@ -24,16 +23,27 @@ def find_identifiers(text: str, shapes: Iterable["Shape"]) -> list[Finding]:
 class Shape:
     """How a kind of identifier is written, and the test that tells it from any other number.
 
-    `hint` matches in every text in which `pattern` finds something valid. A shape that `yields` comes last
-    and leaves alone what another has found.
+    `hint` matches within everything valid that `pattern` finds, `before` characters behind its start at most.
+    A shape that `yields` comes last and leaves alone what another has found.
     """
 
     type: str
     pattern: re.Pattern[str]
     is_valid: Callable[[str, int, int], bool]
     hint: re.Pattern[str]
+    before: int = 0
     score: float = 1.0
     yields: bool = False
+
+    def spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where the pattern matches around hints, in order and without overlaps; between them nothing is tried."""
+        reached = 0
+        for near in self.hint.finditer(text):
+            for place in range(max(reached, near.start() - self.before), near.end()):
+                if place >= reached and (match := self.pattern.match(text, place)):
+                    yield match.span()
+                    reached = match.end()
+            reached = max(reached, near.end())
 
 
 _EMAIL = re.compile(
@@ -157,8 +167,8 @@ def _is_issued(text: str, start: int, end: int) -> bool:
 
 _EXTENSION = r"(?:\s?(?:x|ext\.?)\s?\d{1,6})?"
 _PHONE = re.compile(
-    r"(?<![\w.,:/@#=+-])(?<![\d)][ .-])(?:\+|00)?(?:\(\d{1,5}\)|\d{1,5})"
-    rf"(?:[ .-]{{0,2}}(?:\(\d{{1,5}}\)|\d{{1,5}})){{1,7}}{_EXTENSION}(?![\w]|[.,:/-]\d)"
+    r"(?<![\w.,:/@#=+-])(?<![\d)][ .-])(?:\+|00)?(?:\(\d{1,5}\)|\d{1,5}+)"
+    rf"(?:[ .-]{{0,2}}+(?:\(\d{{1,5}}\)|\d{{1,5}}+)){{1,7}}{_EXTENSION}(?![\w]|[.,:/-]\d)"
 )
 _PHONE_CONTEXT = re.compile(
     r"(?i)\b(?:tele(?:phone|fon)?|phone|tel|mobile|cell(?:phone)?|fax|call|dial|desk|whatsapp|sms|text me|hotline"
@@ -219,15 +229,22 @@ def _is_valid_somewhere(shape: str) -> bool:
 
 
 #: The shortest telephone number has six digits.
-_SIX_DIGITS = re.compile(r"\d(?:[ .()-]{0,3}\d){5}")
+_SIX_DIGITS = re.compile(r"\d(?:[ .()-]{0,4}\d){5}")
+_TWELVE_DIGITS = re.compile(r"\d(?:[ -]?\d){11}")
+_FOUR_NUMBERS = re.compile(r"\d\.\d{1,3}\.\d{1,3}\.\d")
+#: The first group of every address that is routed begins with a 2.
+_TWO_GROUPS = re.compile(r"\d[0-9A-Fa-f]{0,3}:[0-9A-Fa-f]{0,4}:")
+_THREE_NUMBERS = re.compile(r"\d{3}-\d{2}-\d{4}")
+_AT_A_DOMAIN = re.compile(r"[\w+]@[^\W_][\w-]{0,62}\.")
+_COUNTRY_AND_DIGITS = re.compile(r"[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]{4}){2}")
 
 #: E-mail addresses, IBANs, payment cards, public IP addresses, US SSNs and telephone numbers.
 SHAPES: tuple[Shape, ...] = (
-    Shape("EMAIL", _EMAIL, _is_email, hint=_EMAIL),
-    Shape("IBAN", _IBAN, _is_iban, hint=_IBAN),
-    Shape("CREDIT_CARD", _CARD, _is_card, hint=_CARD),
-    Shape("IP_ADDRESS", _IPV4, _is_public_ip, hint=_IPV4),
-    Shape("IP_ADDRESS", _IPV6, _is_public_ip, hint=_IPV6),
-    Shape("US_SSN", _SSN, _is_issued, hint=_SSN),
-    Shape("PHONE", _PHONE, _is_phone, hint=_SIX_DIGITS, score=0.8, yields=True),
+    Shape("EMAIL", _EMAIL, _is_email, hint=_AT_A_DOMAIN, before=64),
+    Shape("IBAN", _IBAN, _is_iban, hint=_COUNTRY_AND_DIGITS),
+    Shape("CREDIT_CARD", _CARD, _is_card, hint=_TWELVE_DIGITS),
+    Shape("IP_ADDRESS", _IPV4, _is_public_ip, hint=_FOUR_NUMBERS, before=2),
+    Shape("IP_ADDRESS", _IPV6, _is_public_ip, hint=_TWO_GROUPS, before=3),
+    Shape("US_SSN", _SSN, _is_issued, hint=_THREE_NUMBERS),
+    Shape("PHONE", _PHONE, _is_phone, hint=_SIX_DIGITS, before=3, score=0.8, yields=True),
 )

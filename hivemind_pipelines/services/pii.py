@@ -4,13 +4,11 @@ import hashlib
 import json
 import logging
 import re
-import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, assert_never
 
@@ -30,7 +28,7 @@ from hivemind_pipelines.services.structured import find_structured
 _log = logging.getLogger(__name__)
 
 #: Raised by hand when code changes what is found; the data files and the models stamp themselves.
-DETECTOR_VERSION = 4
+DETECTOR_VERSION = 5
 SECRET_TYPES = frozenset({"API_KEY", "PASSWORD", "PRIVATE_KEY", "JWT", "ACCOUNT", "ENDPOINT"})
 PERSONAL_TYPES = frozenset({"EMAIL", "IBAN", "CREDIT_CARD", "IP_ADDRESS", "US_SSN", "PHONE", "PERSON"})
 
@@ -122,7 +120,8 @@ class GatedScanner:
             for draft, scan in zip(open_drafts, scans, strict=True):
                 draft.advance(scan, self._policy.placeholder_share_max)
         outcomes = [draft.outcome or Rejected("residual") for draft in drafts]
-        _log.debug("scanned %d texts: %s", len(texts), dict(_tally(outcomes)))
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("scanned %d texts: %s", len(texts), dict(_tally(outcomes)))
         return outcomes
 
     def findings(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
@@ -155,7 +154,7 @@ class GatedScanner:
         persons = self._persons(shown, deadline)
         deadline.check()
         return [
-            refusal or _resolve(_mapped([*values, *names], positions))
+            refusal or (_resolve(_mapped([*values, *names], positions)) if values or names else ())
             for refusal, (_, positions), values, names in zip(
                 refusals, views, structured, persons, strict=True
             )
@@ -196,15 +195,19 @@ class _Draft:
             self.outcome = scan
             return
         self.values |= {self.text[finding.start : finding.end]: finding.type for finding in scan}
-        found = _resolve([*scan, *_echoes(self.text, self.values)])
+        self._take_out(scan)
+        echoes = _resolve(_echoes(self.text, self.values))
+        self._take_out(echoes)
+        if not scan and not echoes:
+            self.outcome = self._settle(placeholder_share_max)
+
+    def _take_out(self, found: Sequence[Finding]) -> None:
         if found:
             self.counts.update(finding.type for finding in found)
             self.text = _replace(self.text, found)
-        else:
-            self.outcome = self._settle(placeholder_share_max)
 
     def _settle(self, placeholder_share_max: float) -> PiiOutcome:
-        squeezed = _squeeze(self.text)
+        squeezed = _squeeze(self.text) if self.values else ""
         if any(len(plain) >= _ECHO_MIN and plain in squeezed for plain in map(_squeeze, self.values)):
             return Rejected("verbatim")
         if _placeholder_share(self.text, self.counts) > placeholder_share_max:
@@ -222,9 +225,10 @@ def _replace(text: str, findings: Iterable[Finding]) -> str:
 
 def _placeholder_share(text: str, counts: Counter[str]) -> float:
     """Placeholders among the words that are left."""
+    if not counts:
+        return 0.0
     placeholders = sum(counts.values())
-    words = len(_WORD.findall(_PLACEHOLDER.sub(" ", text)))
-    return placeholders / (placeholders + words) if placeholders else 0.0
+    return placeholders / (placeholders + len(_WORD.findall(_PLACEHOLDER.sub(" ", text))))
 
 
 _PLACEHOLDER = re.compile(r"\[[A-Z_]{2,20}\]")
@@ -246,25 +250,40 @@ def _resolve(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 def _view(text: str) -> tuple[str, list[int] | None]:
     """The text as detectors read it (NFKC, nothing invisible) and where in `text` each character stands."""
-    if text.isascii() or (unicodedata.is_normalized("NFKC", text) and not _invisible().search(text)):
+    if text.isascii() or all(_SHOWN[ord(one)] == one for one in set(_BEYOND_ASCII.findall(text))):
         return text, None
-    characters: list[str] = []
-    positions: list[int] = []
-    for position, character in enumerate(text):
-        if not _is_invisible(character):
-            plain = unicodedata.normalize("NFKC", character)
-            characters.append(plain)
-            positions += [position] * len(plain)
-    return "".join(characters), positions
+    return text.translate(_SHOWN), _positions(text, _SHOWN)
+
+
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+
+
+def _positions(text: str, spelled: "_Spellings") -> list[int]:
+    """For each character of the translated text where in `text` it comes from."""
+    return [place for place, character in enumerate(text) for _ in spelled[ord(character)]]
+
+
+class _Spellings(dict[int, str]):
+    """How single characters are spelled, worked out once for each; what `str.translate` takes."""
+
+    def __init__(self, spell: Callable[[str], str]) -> None:
+        super().__init__()
+        self._spell = spell
+
+    def __missing__(self, code: int) -> str:
+        spelled = self[code] = self._spell(chr(code))
+        return spelled
+
+
+def _show(character: str) -> str:
+    return "" if _is_invisible(character) else unicodedata.normalize("NFKC", character)
 
 
 def _is_invisible(character: str) -> bool:
     return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
 
 
-@cache
-def _invisible() -> re.Pattern[str]:
-    return re.compile(f"[{''.join(filter(_is_invisible, map(chr, range(sys.maxunicode + 1))))}]")
+_SHOWN = _Spellings(_show)
 
 
 def _mapped(findings: Iterable[Finding], positions: list[int] | None) -> list[Finding]:
@@ -283,14 +302,14 @@ _ECHO_MIN = 6
 
 def _echoes(text: str, values: Mapping[str, str]) -> list[Finding]:
     """More occurrences of values already found, in any case, width or spacing, and parts of names alone."""
-    if not values:
-        return []
-    squeezed, positions = _squeezed_view(text)
-    found = []
+    squeezed = _squeeze(text) if values else ""
+    found: list[Finding] = []
+    positions: list[int] = []
     for value, type_ in values.items():
         plain = _squeeze(value)
         start = squeezed.find(plain) if len(plain) >= _ECHO_MIN else -1
         while start >= 0:
+            positions = positions or _positions(text, _SQUEEZED)
             end = start + len(plain)
             found.append(Finding(positions[start], positions[end - 1] + 1, type_, 1.0))
             start = squeezed.find(plain, end)
@@ -306,19 +325,14 @@ def _echoes(text: str, values: Mapping[str, str]) -> list[Finding]:
 
 def _squeeze(text: str) -> str:
     """NFKC, case folded, without white space and invisible characters."""
-    return _squeezed_view(text)[0]
+    return "".join(text.split()).lower() if text.isascii() else text.translate(_SQUEEZED)
 
 
-def _squeezed_view(text: str) -> tuple[str, list[int]]:
-    characters: list[str] = []
-    positions: list[int] = []
-    for position, character in enumerate(text):
-        if character.isspace() or _is_invisible(character):
-            continue
-        plain = "".join(unicodedata.normalize("NFKC", character).casefold().split())
-        characters.append(plain)
-        positions += [position] * len(plain)
-    return "".join(characters), positions
+def _fold(character: str) -> str:
+    return "" if character.isspace() else "".join(_show(character).casefold().split())
+
+
+_SQUEEZED = _Spellings(_fold)
 
 
 def _tally(outcomes: Iterable[PiiOutcome]) -> Counter[str]:

@@ -5,19 +5,22 @@ import binascii
 import hashlib
 import math
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from hivemind_pipelines.core.model import Finding
+from hivemind_pipelines.services.prefilter import Starts, encode
 
 
 def find_secrets(text: str, rules: Iterable["SecretRule"]) -> list[Finding]:
     """What the rules find in `text` as [start, end) in code points; spans may overlap."""
-    return [Finding(start, end, rule.type, 1.0) for rule in rules for start, end in rule.spans(text)]
+    data = encode(text)
+    return [Finding(start, end, rule.type, 1.0) for rule in rules for start, end in rule.spans(text, data)]
 
 
 #: Types whose values are never taken for a stand-in: a body is long, a tenant may be called anything.
@@ -35,11 +38,12 @@ class SecretRule:
     unless: re.Pattern[str] | None = None
     is_literal: bool = False
 
-    def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where the values stand that the rule finds, in order."""
+    def spans(self, text: str, data: bytes | None = None) -> Iterator[tuple[int, int]]:
+        """Where the values stand that the rule finds, in order; `data` is the text as `encode` encodes it."""
         names = [name for name in ("secret", "secret2") if name in self.pattern.groupindex]
+        starts = _starts(self.pattern).places(encode(text) if data is None else data)
         position = 0
-        while match := self.pattern.search(text, position):
+        while match := self._search(text, position, starts):
             start, end = next((match.span(name) for name in names if match.group(name)), match.span())
             if self._accepts(text, start, end):
                 start, end = match.span("span") if "span" in self.pattern.groupindex else (start, end)
@@ -48,6 +52,12 @@ class SecretRule:
             else:
                 # A refused value may hide the start of the next candidate.
                 position = max(start, match.start() + 1)
+
+    def _search(self, text: str, position: int, starts: list[int] | None) -> re.Match[str] | None:
+        if starts is None:
+            return self.pattern.search(text, position)
+        places = islice(starts, bisect_left(starts, position), None)
+        return next(filter(None, (self.pattern.match(text, place) for place in places)), None)
 
     @property
     def _may_be_any_word(self) -> bool:
@@ -61,6 +71,11 @@ class SecretRule:
         if self.unless and self.unless.search(text[max(0, start - 60) : start]):
             return False
         return self.gate(value)
+
+
+@cache
+def _starts(pattern: re.Pattern[str]) -> Starts:
+    return Starts(pattern)
 
 
 @cache

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hivemind_pipelines.services import structured
+from hivemind_pipelines.services import secrets, structured
 from hivemind_pipelines.services.identifiers import SHAPES, find_identifiers
-from hivemind_pipelines.services.prefilter import Prefilter, hint
+from hivemind_pipelines.services.prefilter import Prefilter, Starts, encode, hint
 from hivemind_pipelines.services.secrets import find_secrets, load_rules
 from hivemind_pipelines_tests.services.fake_secrets import fake
 from hivemind_pipelines_tests.services.test_secrets import TABLE
@@ -22,6 +22,8 @@ PATTERNS = (
     r"(?s)a.+?(?=b)c*",
     r"(?i:Key)=[가-힣\w]+",
     r"[^-]-{1,2}\D",
+    r"(?i)(?:a{1,2}|\d)?(?:key|token)\w{0,3}[^\n]{0,40}?=\s*(?P<q>[\"'])b+(?P=q)",
+    r"(?:xy|b[^\n]{0,30}c)-+[1-9]",
 )
 
 
@@ -32,6 +34,56 @@ def test_whatever_matches_is_a_candidate(text):
     matching = {number for number, pattern in enumerate(patterns) if pattern.search(text)}
     [candidates] = Prefilter(patterns).candidates([text])
     assert matching <= set(candidates)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(alphabet="abcxyzABCSTRßſKkeytokn가힣é@=-_.'\" \n19\u200b\ud800", max_size=24))
+def test_wherever_a_match_begins_is_a_start(text):
+    for pattern in map(re.compile, PATTERNS):
+        starts = Starts(pattern).places(encode(text))
+        beginnings = {place for place in range(len(text)) if pattern.match(text, place)}
+        assert starts is None or (beginnings <= set(starts) and starts == sorted(set(starts)))
+
+
+class Anywhere:
+    """Starts that know of no place."""
+
+    def places(self, data):
+        return None
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rule_id=st.sampled_from(sorted(TABLE)),
+    seed=st.integers(0, 50),
+    glue=st.text(alphabet="ab =:'\"\n/-_.(1", max_size=8),
+)
+def test_a_rule_finds_what_the_whole_search_would_find(rule_id, seed, glue):
+    [rule] = [rule for rule in load_rules() if rule.id == rule_id]
+    text = f"{glue}{fake(TABLE[rule_id][0], seed)}{glue}{fake(TABLE[rule_id][0], seed + 1)}{glue}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secrets, "_starts", lambda pattern: Anywhere())
+        wanted = list(rule.spans(text))
+    assert list(rule.spans(text)) == wanted
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.type)
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.lists(
+        st.sampled_from([
+            "jo.doe@acme.io", "DE89 3704 0044 0532 0130 00", "4539 1488 0343 6467", "81.2.69.160",
+            "2a00:1450:4001:81b::200e", "536-90-4399", "+49 30 901820", "(415) 555-2671", "1.2.3", "12:30:45",
+        ]),
+        max_size=4,
+    ),
+    glue=st.sampled_from([" ", ", ", "\n", "x", "1", "-", ": ", "("]),
+)  # fmt: skip
+def test_a_shape_finds_what_the_whole_search_would_find(shape, values, glue):
+    text = glue.join(values)
+    wanted = [match.span() for match in shape.pattern.finditer(text) if shape.is_valid(text, *match.span())]
+    found = [span for span in shape.spans(text) if shape.is_valid(text, *span)]
+    assert all(any(a < end and start < b for a, b in found) for start, end in wanted)
 
 
 @settings(max_examples=150, deadline=None)
@@ -76,15 +128,17 @@ def test_every_pattern_is_a_candidate_when_memory_runs_out():
 
 
 @pytest.mark.parametrize(
-    ("pattern", "expected", "is_led"),
+    ("pattern", "expected", "lead"),
     [
-        (r"\bAKIA[A-Z]{16}\b", "AKIA(?:[A-Z]){16,}", True),
-        (r"[a-z]+://\S+", r"\x3a\x2f\x2f(?:[\S\x80-\xff]){1,}", True),
-        (r"\w{30,200}", r"(?:[\w\x80-\xff]){30,}", False),
+        (r"\bAKIA[A-Z]{16}\b", "AKIA(?:[A-Z]){16,}", (0, 0)),
+        (r"[a-z]{2,9}://\S+", r"\x3a\x2f\x2f(?:[\S\x80-\xff]){1,}", (2, 9)),
+        (r"curl[^\n]{0,99}?-u", "curl", (0, 0)),
+        (r"\w{30,200}", r"(?:[\w\x80-\xff]){30,}", None),
     ],
 )
-def test_a_hint_begins_at_the_first_literal(pattern, expected, is_led):
-    assert hint(re.compile(pattern)) == (expected, is_led)
+def test_a_hint_reaches_from_the_first_literal_to_the_first_gap(pattern, expected, lead):
+    one = hint(re.compile(pattern))
+    assert (one.text, one.lead if one.is_led else None) == (expected, lead)
 
 
 def test_a_construct_nobody_relaxed_is_refused():
