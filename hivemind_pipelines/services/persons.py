@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Protocol
@@ -71,18 +71,35 @@ class PresidioNames:
 
     def find(self, texts: Sequence[str], deadline: Deadline) -> list[list[Span]]:
         """The entities of each text that spaCy takes for people."""
-        batch = _analyzer().analyze_iterator(
-            deadline.each(texts),
-            language="en",
-            batch_size=_READ_TOGETHER,
-            entities=["PERSON"],
-            score_threshold=0.0,
-        )
-        return [[(result.start, result.end) for result in results] for results in batch]
+        found: list[list[Span]] = []
+        for together in deadline.each(_together(texts)):
+            batch = _analyzer().analyze_iterator(
+                together,
+                language="en",
+                batch_size=_READ_TOGETHER,
+                entities=["PERSON"],
+                score_threshold=0.0,
+            )
+            found += [[(result.start, result.end) for result in results] for results in batch]
+        return found
 
 
-#: spaCy asks for so many texts at a time, and only then the deadline is looked at.
-_READ_TOGETHER = 16
+#: spaCy reads so many texts, or so many characters, at a time, and only then the deadline is looked at.
+_READ_TOGETHER = 64
+_CHARACTERS_TOGETHER = 20_000
+
+
+def _together(texts: Sequence[str]) -> Iterator[list[str]]:
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        if group and (len(group) == _READ_TOGETHER or size + len(text) > _CHARACTERS_TOGETHER):
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    if group:
+        yield group
 
 
 @cache

@@ -91,7 +91,7 @@ class GatedScanner:
     """Secrets and structured identifiers everywhere, names of people in prose; fails closed.
 
     Models are loaded at the first text that may hold a name; `more_names` are asked beside the shipped
-    one. A text of more than `characters_max` code points, or a batch that takes longer than `timeout_s`
+    one. A text of more than `characters_max` code points, or one that by itself takes longer than `timeout_s`
     seconds of the `clock`, is a `ScanFailed`: the time is looked at before each text, rule and chunk.
     """
 
@@ -128,21 +128,20 @@ class GatedScanner:
         """What each text holds, as spans in code points, in order and without overlaps."""
         found: list[tuple[Finding, ...] | ScanFailed] = []
         for start in range(0, len(texts), _BATCH_SIZE):
-            deadline = Deadline(self._clock() + self._timeout_s, self._clock)
-            found += self._scan(texts[start : start + _BATCH_SIZE], deadline)
+            found += self._scan(texts[start : start + _BATCH_SIZE])
         return found
 
-    def _scan(self, texts: Sequence[str], deadline: Deadline) -> list[tuple[Finding, ...] | ScanFailed]:
+    def _scan(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+        """Together as long as nothing goes wrong, else one by one, so that no text fails for another's sake."""
         try:
-            return self._scan_together(texts, deadline)
-        except DeadlineError:
-            return [ScanFailed("timeout") for _ in texts]
+            return self._scan_together(texts, Deadline(self._clock() + self._timeout_s, self._clock))
         except ModelMissingError:
             return [ScanFailed("model_missing") for _ in texts]
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the texts are not clean
             if len(texts) > 1:
-                return [outcome for text in texts for outcome in self._scan([text], deadline)]
-            return [ScanFailed(f"error:{type(error).__name__}")]
+                return [outcome for text in texts for outcome in self._scan([text])]
+            is_late = isinstance(error, DeadlineError)
+            return [ScanFailed("timeout" if is_late else f"error:{type(error).__name__}")]
 
     def _scan_together(
         self, texts: Sequence[str], deadline: Deadline

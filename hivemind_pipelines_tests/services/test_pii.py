@@ -314,8 +314,27 @@ def test_slow_text_ends_after_the_rule_that_took_too_long(monkeypatch):
     monkeypatch.setattr(structured_tier, "prefilter", lambda: Prefilter([rule.pattern for rule in rules]))
     scanner = GatedScanner(PiiPolicy(detect_persons=False), timeout_s=15.0, clock=lambda: now[0])
     outcomes = scanner.redact([*["fine"] * 63, "slow", "of the next batch"])
-    assert outcomes == [*[ScanFailed("timeout")] * 64, Redacted("of the next batch")]
-    assert len(searched) == 2
+    assert outcomes == [*[Redacted("fine")] * 63, ScanFailed("timeout"), Redacted("of the next batch")]
+    # Twice with the others and twice alone.
+    assert len(searched) == 4
+
+
+def test_a_name_model_that_is_late_fails_the_text_it_is_late_for():
+    now = [0.0]
+
+    class Slow:
+        fingerprint = "slow"
+
+        def find(self, texts: Sequence[str], deadline: Deadline) -> list[list[tuple[int, int]]]:
+            for text in deadline.each(texts):
+                now[0] += 40.0 if "Slowly" in text else 0.1
+            deadline.check()
+            return [[] for _ in texts]
+
+    scanner = GatedScanner(PiiPolicy(), more_names=[Slow()], timeout_s=30.0, clock=lambda: now[0])
+    outcomes = scanner.redact(["Rebase first, says Knuth.", "Slowly, says Knuth.", "Ask Knuth."])
+    assert [type(outcome) for outcome in outcomes] == [Redacted, ScanFailed, Redacted]
+    assert outcomes[1] == ScanFailed("timeout")
 
 
 def test_time_is_looked_at_between_texts_that_may_hold_names():
@@ -453,3 +472,14 @@ def test_notes_with_findings_are_scanned_by_the_megabyte():
     found = [f"{note} password={fake('{A:14}', number)}" for number, note in enumerate(NOTES)]
     # 2 MB/s are promised.
     assert _bytes_a_second(found) > 0.5e6
+
+
+def test_names_are_looked_for_in_the_characters_a_second_that_are_promised(scanner):
+    rows = [
+        f"Jeff Triplett asked in {month} why the queue of Maja Hermansen was slow." for month in range(200)
+    ]
+    scanner.findings(rows)
+    began = process_time()
+    scanner.findings(rows)
+    # 40,000 are promised; here every sentence holds two names and goes to the model.
+    assert sum(map(len, rows)) / (process_time() - began) > 10_000
