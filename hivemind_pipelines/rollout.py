@@ -238,13 +238,12 @@ def _carry_out(
 
     commons = Commons(settings=settings, policy=policy, store=store)
     request = backfills.Request(stale, allow_mass_change=arguments.allow_mass_change)
-    with opened_instance(settings.home) as instance, presentation.progress("backfilling", None) as advance:
+    total = len(stale.orgs)
+    with opened_instance(settings.home) as instance, presentation.progress("backfilling", total) as advance:
         if arguments.detach and not backfills.is_daemon_alive(instance):
             raise UsageError("--detach needs a daemon, and none is alive: start `hivemind-pipelines dev`")
         return backfills.carry_out(
             build_defs({"commons": commons}), instance, commons, request,
             is_detached=arguments.detach,
-            on_progress=lambda done, total, note: advance(done, f"{done:,} of {total:,} orgs, {note}")
-            if advance
-            else None,
+            on_progress=rollout_terminal.backfill_progress(sys.stderr, advance),
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """What a person sees of a policy's plan and of its backfill: tables, counts and ids, never a text."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -94,6 +94,23 @@ def show_stale(console: Console, stale: Staleness, planned: PolicyPlan, policy: 
     if stale.scores:
         _say(console, "the quality scores of all orgs were taken by other weights")
     show_effects(console, planned.orgs)
+
+
+def backfill_progress(
+    stream: TextIO, advance: Callable[[int, str], None] | None
+) -> Callable[[int, int, str], None]:
+    """Moves a terminal's bar; where there is none, a line whenever more orgs are done."""
+    told = 0
+
+    def tell(done: int, total: int, note: str) -> None:
+        nonlocal told
+        if advance is not None:
+            advance(done, f"{done:,} of {total:,} orgs, {note}")
+        elif done > told:
+            told = done
+            print(f"{done:,} of {total:,} orgs, {note}", file=stream, flush=True)
+
+    return tell
 
 
 def show_backfilled(

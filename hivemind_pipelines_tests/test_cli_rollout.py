@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PART
 
 from hivemind_pipelines.cli import main
 from hivemind_pipelines.definitions import build_defs
+from hivemind_pipelines.defs import backfill as backfills
 from hivemind_pipelines.defs.in_process import QUIET
 from hivemind_pipelines.defs.partitions import add_orgs
 from hivemind_pipelines.defs.resources import Commons
@@ -29,6 +33,8 @@ from hivemind_pipelines_tests.builders import (
     unit_vector,
     vector_near,
 )
+from hivemind_pipelines_tests.faults import interrupted_backfill
+from hivemind_pipelines_tests.faults.test_crashes import wait_until_gone
 from hivemind_pipelines_tests.observed import own_digest
 
 FIX = "Set the pool timeout to avoid stale connections after a database failover"
@@ -212,27 +218,95 @@ def test_a_section_or_an_org_is_backfilled_alone(store: Store, run: Run, set_pol
     assert done["left"]["orgs"] == {}
 
 
-def test_one_failing_org_is_named_and_holds_up_no_other(
+MANY = [f"org-{number:02}" for number in range(12)]
+_BACKFILLED = """
+    SELECT DISTINCT org_id FROM distillation.runs
+    WHERE backfill_id IS NOT NULL AND status = 'finished' AND org_id IS NOT NULL
+"""
+
+
+def test_one_failing_org_of_many_is_named_and_holds_up_no_other(
     store: Store, run: Run, set_policy: SetPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_policy()
-    fresh(store, ORGS[:3])
+    fresh(store, MANY)
     set_policy(**MOVED)
+    monkeypatch.setattr(backfills, "PARTITIONS_PER_RUN", 5)
     real = cluster_summaries.run
 
     def fails_for_one(ctx: Any) -> Any:
-        if ctx.org_id == "org-1":
+        if ctx.org_id == "org-06":
             raise StoreError("the disk is full")
         return real(ctx)
 
     with monkeypatch.context() as broken:
         broken.setattr(cluster_summaries, "run", fails_for_one)
         code, done, err = run("backfill", "--yes")
-    assert (code, list(done["failures"])) == (1, ["org-1"])
-    assert "org 'org-1' failed: cluster_summaries failed: the disk is full" in err
+    assert (code, list(done["failures"])) == (1, ["org-06"])
+    assert "org 'org-06' failed: cluster_summaries failed: the disk is full" in err
+    assert "5 of 12 orgs, orgs 6 to 10" in err
+    assert [row.org_id for row in rows(store, f"{_BACKFILLED} ORDER BY 1")] == [*MANY[:6], *MANY[7:]]
+    # Three chunks, the one that failed again in three parts of two, and the two of the last of them alone.
+    chunks = "SELECT count(DISTINCT dagster_run_id) FROM distillation.runs WHERE backfill_id = :id"
+    assert scalar(store, chunks, id=done["backfill_id"]) == 3 + 3 + 2
     code, again, _ = run("backfill", "--yes")
-    assert (code, list(again["stale"]["orgs"]), again["left"]["orgs"]) == (0, ["org-1"], {})
+    assert (code, list(again["stale"]["orgs"]), again["left"]["orgs"]) == (0, ["org-06"], {})
     assert scalar(store, "SELECT count(*) FROM distillation.runs WHERE status = 'running'") == 0
+
+
+def killed_backfill(store: Store, after: int) -> None:
+    """A backfill in chunks of five orgs that is killed once so many orgs are through."""
+    command = [sys.executable, "-m", interrupted_backfill.__name__, "5"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while len(rows(store, _BACKFILLED)) < after:
+            assert process.poll() is None, "it was over before it could be killed"
+            time.sleep(0.01)
+        process.kill()
+    wait_until_gone(store)
+
+
+def test_a_killed_backfill_goes_on_with_what_is_left(
+    store: Store, run: Run, set_policy: SetPolicy, database_url: str
+) -> None:
+    set_policy()
+    fresh(store, MANY)
+    before = public_dump(store)
+    set_policy(**MOVED)
+    killed_backfill(store, after=5)
+    finished = {row.org_id for row in rows(store, _BACKFILLED)}
+    assert 5 <= len(finished) < len(MANY)
+    code, done, _ = run("backfill", "--yes")
+    assert (code, done["left"]["orgs"], done["failures"]) == (0, {}, {})
+    assert finished.isdisjoint(done["stale"]["orgs"])
+    assert scalar(store, "SELECT count(*) FROM distillation.merges") == len(MANY)
+    assert scalar(store, "SELECT count(*) FROM distillation.ledger WHERE change = 'merge'") == len(MANY)
+    status = run("status")[1]["orgs"]
+    assert not any(
+        count for one in status.values() for count in (*one["stale"].values(), *one["due"].values())
+    )
+    taken_back = rows(
+        store, "SELECT DISTINCT backfill_id FROM distillation.runs WHERE backfill_id IS NOT NULL"
+    )
+    assert len(taken_back) == 2
+    for one in (done["backfill_id"], *(row.backfill_id for row in taken_back)):
+        assert run("undo", "--run", one)[0] == 0
+    assert_same_but_for_runs(public_dump(store), before)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_five_hundred_orgs_are_backfilled_in_chunks(store: Store, run: Run, set_policy: SetPolicy) -> None:
+    orgs = [f"org-{number:03}" for number in range(500)]
+    set_policy()
+    fresh(store, orgs)
+    set_policy(**MOVED)
+    cpu_before = time.process_time()
+    code, done, _ = run("backfill", "--yes")
+    print(f"500 orgs: {done['seconds']:.0f} s, {time.process_time() - cpu_before:.0f} CPU-s of this process")
+    assert (code, done["left"]["orgs"], done["failures"]) == (0, {}, {})
+    runs = "SELECT count(DISTINCT dagster_run_id) FROM distillation.runs WHERE backfill_id = :id AND org_id <> ''"
+    assert scalar(store, runs, id=done["backfill_id"]) == 5
+    assert scalar(store, "SELECT count(*) FROM distillation.merges") == 500
 
 
 def test_the_breaker_stops_a_backfill_until_it_is_lifted_and_the_ledger_says_so(

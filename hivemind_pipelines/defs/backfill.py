@@ -1,7 +1,7 @@
 """A backfill of stale orgs: by the daemon where one is alive, in this process otherwise; the same runs."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal
@@ -219,18 +219,10 @@ def run_here(
     run_tags = request.tags(commons) | {tags.BACKFILL: backfill_id}
     add_orgs(instance, request.org_ids)
     policies.observe(instance, commons)
-    keys = {partition_key(org_id) for org_id in request.org_ids}
-    job = definitions.resolve_job_def("distillation")
-    done = 0
-    for chunk in _ranges(instance.get_dynamic_partitions("orgs"), keys):
-        on_progress(done, len(keys), f"orgs {done + 1:,} to {done + len(chunk):,}")
-        failure_of(
-            job.execute_in_process(
-                run_config=QUIET, instance=instance, raise_on_error=False,
-                asset_selection=[AssetKey(stage.value) for stage in request.stages],
-                tags=run_tags | {_RANGE_START: chunk[0], _RANGE_END: chunk[-1]},
-            )
-        )  # fmt: skip
+    total, done = len(request.org_ids), 0
+    for chunk in _ranges(instance, request.org_ids, PARTITIONS_PER_RUN):
+        on_progress(done, total, f"orgs {done + 1:,} to {done + len(chunk):,}")
+        _run_range(definitions, instance, request, chunk, run_tags)
         done += len(chunk)
     failure = None
     if request.stale.scores:
@@ -241,12 +233,30 @@ def run_here(
     return Backfilled(backfill_id, "this process", failure=failure)
 
 
-def _ranges(ordered: Sequence[str], wanted: set[str]) -> Iterator[tuple[str, ...]]:
-    """The wanted keys as ranges of the partitions' own order, none with another key inside, none too long."""
-    for is_wanted, group in groupby(ordered, key=lambda key: key in wanted):
+def _ranges(instance: DagsterInstance, org_ids: Iterable[OrgId], length: int) -> Iterator[tuple[str, ...]]:
+    """The orgs' keys as ranges of the partitions' own order, none with another key inside, none too long."""
+    wanted = set(map(partition_key, org_ids))
+    for is_wanted, group in groupby(instance.get_dynamic_partitions("orgs"), key=lambda key: key in wanted):
         keys = tuple(group) if is_wanted else ()
-        for start in range(0, len(keys), PARTITIONS_PER_RUN):
-            yield keys[start : start + PARTITIONS_PER_RUN]
+        for start in range(0, len(keys), length):
+            yield keys[start : start + length]
+
+
+def _run_range(
+    definitions: Definitions,
+    instance: DagsterInstance,
+    request: Request,
+    keys: Sequence[str],
+    run_tags: Mapping[str, str],
+) -> None:
+    """One run over a range of orgs; whether it got through is in the commons. Raises KeyboardInterrupt."""
+    failure_of(
+        definitions.resolve_job_def("distillation").execute_in_process(
+            run_config=QUIET, instance=instance, raise_on_error=False,
+            asset_selection=[AssetKey(stage.value) for stage in request.stages],
+            tags={**run_tags, _RANGE_START: keys[0], _RANGE_END: keys[-1]},
+        )
+    )  # fmt: skip
 
 
 def isolate(
@@ -257,11 +267,20 @@ def isolate(
     backfill_id: str,
     on_progress: OnProgress,
 ) -> dict[OrgId, OrgRun]:
-    """Run each org that shared its run with a failing one alone, so that only the failing one is left."""
-    left = sorted(set(request.org_ids) - finished_orgs(commons, backfill_id))
+    """Run orgs that shared their run with a failing one again, in halves of it, until only failing ones are left."""
     run_tags = request.tags(commons) | {tags.BACKFILL: backfill_id}
+    left, length = _unfinished(commons, request, backfill_id), PARTITIONS_PER_RUN // 2
+    while left and length > 1:
+        for chunk in _ranges(instance, left, length):
+            on_progress(len(request.org_ids) - len(left), len(request.org_ids), f"{len(left):,} again")
+            _run_range(definitions, instance, request, chunk, run_tags)
+        left, length = _unfinished(commons, request, backfill_id), length // 2
     alone = {}
     for done, org_id in enumerate(left):
         on_progress(done, len(left), f"alone: {org_id!a}")
         alone[org_id] = run_alone(definitions, instance, org_id, stages=request.stages, run_tags=run_tags)
     return alone
+
+
+def _unfinished(commons: Commons, request: Request, backfill_id: str) -> list[OrgId]:
+    return sorted(set(request.org_ids) - finished_orgs(commons, backfill_id))
