@@ -121,7 +121,7 @@ def backfill(arguments: argparse.Namespace) -> Answer:
             return Answer({"backfilled": False, "reason": "declined"}, _say("nothing was changed"))
         done = _carry_out(settings, policy, store, stale, arguments)
         left = staleness.read(store, policy, ModelStamps.of(services)).within(orgs, sections)
-        reasons = staleness.reasons(store, [one.org_id for one in left.orgs])
+        reasons = staleness.reasons(store, [one.org_id for one in left.orgs], now=datetime.now(UTC))
     outcome = Outcome(policy, stale, planned, done, left, reasons)
     return _answer(outcome, round(time.monotonic() - started, 3))
 

@@ -269,12 +269,12 @@ def isolate(
 ) -> dict[OrgId, OrgRun]:
     """Run orgs that shared their run with a failing one again, in halves of it, until only failing ones are left."""
     run_tags = request.tags(commons) | {tags.BACKFILL: backfill_id}
-    left, length = _unfinished(commons, request, backfill_id), PARTITIONS_PER_RUN // 2
-    while left and length > 1:
+    left, length = _unfinished(commons, request, backfill_id), PARTITIONS_PER_RUN
+    while (length := min(length, len(left)) // 2) > 1:
         for chunk in _ranges(instance, left, length):
             on_progress(len(request.org_ids) - len(left), len(request.org_ids), f"{len(left):,} again")
             _run_range(definitions, instance, request, chunk, run_tags)
-        left, length = _unfinished(commons, request, backfill_id), length // 2
+        left = _unfinished(commons, request, backfill_id)
     alone = {}
     for done, org_id in enumerate(left):
         on_progress(done, len(left), f"alone: {org_id!a}")

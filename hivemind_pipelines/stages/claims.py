@@ -12,6 +12,7 @@ from hivemind_pipelines.store import jobs
 BACKOFF_DOUBLINGS_MAX = 6
 
 #: A job that can never succeed as it is; another text or policy makes another job of it.
+SAID_ALREADY = "said_already"
 NEVER = timedelta(days=36_500)
 
 
@@ -39,7 +40,7 @@ class Claim:
 
     def _next_attempt_at(self, reason: str) -> datetime:
         now, policy = self.ctx.clock(), self.ctx.policy
-        if reason == "said_already":
+        if reason == SAID_ALREADY:
             return now + NEVER
         if reason.endswith("_per_day"):
             return datetime.combine(now.date() + timedelta(days=1), time(), now.tzinfo)

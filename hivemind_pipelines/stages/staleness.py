@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from hivemind_pipelines.core.model import OrgId, Stage
 from hivemind_pipelines.core.policy import SECTION_GROUPS, DistillationPolicy, SectionGroup
+from hivemind_pipelines.stages import claims
 from hivemind_pipelines.stages.backlog import ModelStamps, stamps_of
-from hivemind_pipelines.store import runs
+from hivemind_pipelines.store import jobs, runs
 from hivemind_pipelines.store import status as stored
 from hivemind_pipelines.store.connection import Store
 from hivemind_pipelines.store.status import StageStamp, StaleRows
@@ -80,10 +82,14 @@ def read(store: Store, policy: DistillationPolicy, model_stamps: ModelStamps) ->
     )
 
 
-def reasons(store: Store, org_ids: Sequence[OrgId]) -> dict[OrgId, str]:
-    """What the newest runs of the orgs said of work they left: plans refused, locks met, topics skipped."""
+def reasons(store: Store, org_ids: Sequence[OrgId], *, now: datetime) -> dict[OrgId, str]:
+    """What the newest runs of the orgs said of work they left: plans refused, locks met, topics skipped.
+
+    What waits for its next attempt, after a failure or without a budget, is named with its time.
+    """
     with store.read() as conn:
         found = {stage: runs.read_receipts(conn, stage.value, org_ids) for stage in Stage}
+        waiting = jobs.read_waiting(conn, org_ids, now=now)
     said: dict[OrgId, list[str]] = {}
     for stage, receipts in found.items():
         for org_id, receipt in receipts.items():
@@ -92,6 +98,10 @@ def reasons(store: Store, org_ids: Sequence[OrgId]) -> dict[OrgId, str]:
                 said.setdefault(OrgId(org_id), []).append(f"{stage} {outcome}{note and ': '}{note}")
             elif note:
                 said.setdefault(OrgId(org_id), []).append(f"{stage} left {note}")
+    for one in waiting:
+        if one.reason != claims.SAID_ALREADY:
+            until = f"{one.next_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+            said.setdefault(one.org_id, []).append(f"{one.jobs:,} wait until {until} ({one.reason})")
     return {org_id: "; ".join(lines) for org_id, lines in said.items()}
 
 

@@ -1,6 +1,8 @@
 """Jobs around the model: the claim before a call, its lease, and the backoff after a failure."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -49,6 +51,14 @@ BLOCKED = text("""
 """)
 
 
+WAITING = text("""
+    SELECT org_id, last_reason AS reason, count(*) AS jobs, min(next_attempt_at) AS next_at
+    FROM distillation.llm_jobs
+    WHERE org_id = ANY(CAST(:org_ids AS text[])) AND lease_until IS NULL AND next_attempt_at > :now
+    GROUP BY org_id, last_reason ORDER BY org_id, next_at, last_reason
+""")
+
+
 def claim_job(
     conn: Connection, org_id: OrgId, fingerprint: str, *, claim: UUID, now: datetime, lease_until: datetime
 ) -> int | None:
@@ -90,3 +100,19 @@ def finish_job(conn: Connection, org_id: OrgId, fingerprint: str) -> None:
 def read_blocked(conn: Connection, org_id: OrgId, *, now: datetime) -> frozenset[str]:
     """Fingerprints that another run holds, or that wait after a failure."""
     return frozenset(conn.execute(BLOCKED, {"org_id": org_id, "now": now}).scalars())
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Jobs of an org that are not tried before `next_at`, with the reason of their last attempt."""
+
+    org_id: OrgId
+    reason: str
+    jobs: int
+    next_at: datetime
+
+
+def read_waiting(conn: Connection, org_ids: Sequence[OrgId], *, now: datetime) -> tuple[Waiting, ...]:
+    """What waits for its next attempt in these orgs, grouped by reason."""
+    rows = conn.execute(WAITING, {"org_ids": list(org_ids), "now": now})
+    return tuple(Waiting(OrgId(row.org_id), row.reason, row.jobs, row.next_at) for row in rows)

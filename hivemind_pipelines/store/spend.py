@@ -24,18 +24,30 @@ SETTLE = text("""
     WHERE org_id = :org_id AND id = :id
 """)
 
+# A backfill runs an org again when another one of the same run failed: its runs spend as one.
 SPENT = text("""
-    SELECT COALESCE(sum(calls), 0) AS calls, COALESCE(sum(usd), 0) AS usd,
-           COALESCE(sum(calls) FILTER (WHERE run_id = :run_id), 0) AS run_calls,
-           COALESCE(sum(usd) FILTER (WHERE run_id = :run_id), 0) AS run_usd
-    FROM distillation.llm_spend
-    WHERE org_id = :org_id AND (at >= CAST(:since AS timestamptz) OR run_id = :run_id)
+    WITH meant AS (
+        SELECT CAST(:run_id AS uuid) AS run_id
+        UNION
+        SELECT r.run_id FROM distillation.runs one
+        JOIN distillation.runs r ON r.org_id = one.org_id AND r.backfill_id = one.backfill_id
+        WHERE one.org_id = :org_id AND one.run_id = :run_id
+    ), spent AS (
+        SELECT s.calls, s.usd, s.run_id IN (SELECT run_id FROM meant) AS is_of_run,
+               s.at >= CAST(:since AS timestamptz) AS is_of_day
+        FROM distillation.llm_spend s WHERE s.org_id = :org_id
+    )
+    SELECT COALESCE(sum(calls) FILTER (WHERE is_of_day), 0) AS calls,
+           COALESCE(sum(usd) FILTER (WHERE is_of_day), 0) AS usd,
+           COALESCE(sum(calls) FILTER (WHERE is_of_run), 0) AS run_calls,
+           COALESCE(sum(usd) FILTER (WHERE is_of_run), 0) AS run_usd
+    FROM spent WHERE is_of_run OR is_of_day
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Calls and US dollars spent or reserved for an org, today and in one run."""
+    """Calls and US dollars spent or reserved for an org, today and in one run or its backfill."""
 
     day_calls: int
     day_usd: float
@@ -68,7 +80,7 @@ def settle(conn: Connection, org_id: OrgId, reservation: int, *, usage: LlmUsage
 
 
 def read_spent(conn: Connection, org_id: OrgId, run_id: RunId, *, now: datetime) -> Spent:
-    """What the org has spent or reserved since midnight UTC, and in this run."""
+    """What the org has spent or reserved since midnight UTC, and in this run or the backfill it belongs to."""
     since = now.replace(hour=0, minute=0, second=0, microsecond=0)
     row = conn.execute(SPENT, {"org_id": org_id, "run_id": run_id, "since": since}).one()
     return Spent(int(row.calls), float(row.usd), int(row.run_calls), float(row.run_usd))

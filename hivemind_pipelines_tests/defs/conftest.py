@@ -51,10 +51,14 @@ class Location:
 
 
 def location(
-    instance: DagsterInstance, store: Store, policy: DistillationPolicy, settings: Settings | None = None
+    instance: DagsterInstance,
+    store: Store,
+    policy: DistillationPolicy,
+    settings: Settings | None = None,
+    services: Services = SERVICES,
 ) -> Location:
     """The code location under a given policy."""
-    commons = Commons(settings=settings or Settings(), policy=policy, store=store, services=SERVICES)
+    commons = Commons(settings=settings or Settings(), policy=policy, store=store, services=services)
     return Location(instance, commons, build_defs({"commons": commons}))
 
 
