@@ -382,7 +382,16 @@ def _add_evaluate(commands: "Subparsers") -> None:
         "--predictions", metavar="OUT.jsonl", type=Path, help="write every decision with its reason"
     )
     evaluate.add_argument(
-        "--plot", metavar="OUT.png", type=Path, help="duplicates: draw precision against recall"
+        "--plot",
+        metavar="OUT.png",
+        type=Path,
+        help="duplicates: draw precision against recall; pii: names found against clean texts touched",
+    )
+    evaluate.add_argument(
+        "--redacted",
+        metavar="OUT.tsv",
+        type=Path,
+        help="pii: list every value that is taken out, how often, and the words around it, for reading",
     )
     evaluate.add_argument(
         "--fit",

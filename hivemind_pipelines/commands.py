@@ -307,6 +307,7 @@ def evaluate(arguments: argparse.Namespace) -> Answer:
         files=tuple(arguments.files),
         predictions=arguments.predictions,
         plot=arguments.plot,
+        redacted=arguments.redacted,
         fit=arguments.fit,
         model=arguments.model,
         verdicts=arguments.verdicts,

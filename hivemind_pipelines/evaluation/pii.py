@@ -2,16 +2,17 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hivemind_pipelines.core.model import Finding
 from hivemind_pipelines.core.policy import PiiPolicy
 from hivemind_pipelines.evaluation.labelled import Span, SpannedText
 from hivemind_pipelines.evaluation.metrics import Confusion, share
-from hivemind_pipelines.evaluation.report import Evaluation, Figures, Prediction
+from hivemind_pipelines.evaluation.report import Evaluation, Figures, Prediction, TradeOff, TradeOffPoint
 from hivemind_pipelines.services.persons import NameFinder
-from hivemind_pipelines.services.pii import GatedScanner, ScanFailed
+from hivemind_pipelines.services.pii import GatedScanner, Scan, ScanFailed
 from hivemind_pipelines.stages.context import Progress
 
 #: What the gate calls the types that labelled files name otherwise.
@@ -27,9 +28,6 @@ PROMISED = frozenset({"EMAIL", "IBAN", "CREDIT_CARD", "IP_ADDRESS", "US_SSN", "P
 
 BATCH = 64
 
-#: Where the trade-off between names found and clean texts touched is shown.
-THRESHOLDS = (0.0, 0.3, 0.5, 0.65, 0.8, 0.9)
-
 _TOKEN = re.compile(r"\S+")
 
 
@@ -41,8 +39,8 @@ class ScannedText:
     labelled: SpannedText
     findings: tuple[Finding, ...]
     failed: str | None = None
-    #: What the gate finds when every candidate for a name counts.
-    lenient: tuple[Finding, ...] = ()
+    #: What a threshold chooses from: every finding by itself, names of any score among them.
+    candidates: tuple[Finding, ...] = ()
 
     @property
     def is_touched(self) -> bool:
@@ -60,30 +58,35 @@ def scan(
     rows = [(name, row) for name, labelled in files.items() for row in labelled]
     texts = [row.text for _, row in rows]
     scans = scan_texts(texts, policy, progress, more_names)
-    every = policy.model_copy(update={"score_threshold": 0.0})
-    lenient = scan_texts(texts, every, progress, more_names)
+    every = GatedScanner(policy.model_copy(update={"score_threshold": 0.0}), more_names=more_names)
+    candidates = _in_batches(texts, every.candidates, progress)
     return tuple(
         ScannedText(name, row, (), scan.reason)
         if isinstance(scan, ScanFailed)
-        else ScannedText(name, row, scan, lenient=() if isinstance(all_, ScanFailed) else all_)
-        for (name, row), scan, all_ in zip(rows, scans, lenient, strict=True)
+        else ScannedText(name, row, scan, candidates=() if isinstance(all_, ScanFailed) else all_)
+        for (name, row), scan, all_ in zip(rows, scans, candidates, strict=True)
     )
 
 
 def scan_texts(
     texts: Sequence[str], policy: PiiPolicy, progress: Progress, more_names: Sequence[NameFinder] = ()
-) -> list[tuple[Finding, ...] | ScanFailed]:
+) -> list[Scan]:
     """What the gate finds in each text, batch by batch."""
-    scanner = GatedScanner(policy, more_names=more_names)
-    scans: list[tuple[Finding, ...] | ScanFailed] = []
+    return _in_batches(texts, GatedScanner(policy, more_names=more_names).findings, progress)
+
+
+def _in_batches(
+    texts: Sequence[str], look: Callable[[Sequence[str]], list[Scan]], progress: Progress
+) -> list[Scan]:
+    scans: list[Scan] = []
     for start in range(0, len(texts), BATCH):
-        scans += scanner.findings(texts[start : start + BATCH])
+        scans += look(texts[start : start + BATCH])
         progress("scan", len(scans), len(texts))
     return scans
 
 
-def report(scanned: Sequence[ScannedText]) -> Evaluation:
-    """The figures of all files together, and of each by itself."""
+def report(scanned: Sequence[ScannedText], score_threshold: float = 0.5) -> Evaluation:
+    """The figures of all files together, and of each by itself; `score_threshold` is the policy's."""
     files = tuple(dict.fromkeys(text.file for text in scanned))
     return Evaluation(
         task="pii",
@@ -95,6 +98,8 @@ def report(scanned: Sequence[ScannedText]) -> Evaluation:
             "by_file": {name: figures([text for text in scanned if text.file == name]) for name in files},
         },
         predictions=_predictions(scanned),
+        trade_offs=tuple(_trade_offs(scanned, score_threshold)),
+        reading=redacted_list(scanned),
     )
 
 
@@ -150,22 +155,44 @@ def by_type(scanned: Sequence[ScannedText]) -> dict[str, dict[str, object]]:
 
 
 def person_trade_off(scanned: Sequence[ScannedText]) -> dict[str, dict[str, float | None]]:
-    """For each `pii.score_threshold` the share of names found and of clean texts touched."""
-    clean = [text for text in scanned if not text.labelled.spans]
-    names = [(text, span) for text in scanned for span in text.labelled.spans if span[2] == "PERSON"]
-    curve = {}
-    for threshold in THRESHOLDS:
-        found = sum(any(overlaps(one, span) for one in _above(text, threshold)) for text, span in names)
-        touched = sum(bool(_above(text, threshold)) for text in clean)
-        curve[f"{threshold:g}"] = {
-            "person_recall_any_type": share(found, len(names)),
-            "clean_rows_touched": share(touched, len(clean)),
+    """For each `pii.score_threshold` that chooses differently the share of names found and clean texts touched."""
+    return {
+        f"{point.threshold:g}": {
+            "person_recall_any_type": point.gain,
+            "clean_rows_touched": point.harm,
         }
-    return curve
+        for point in _points(scanned, scanned)
+    }
+
+
+def _trade_offs(scanned: Sequence[ScannedText], score_threshold: float) -> Iterator[TradeOff]:
+    """The names of each file that has some against the clean texts of all files."""
+    for name in dict.fromkeys(text.file for text in scanned):
+        points = _points([text for text in scanned if text.file == name], scanned)
+        if any(point.gain is not None and point.harm is not None for point in points):
+            yield TradeOff(Path(name).name, points, score_threshold)
+
+
+def _points(named: Sequence[ScannedText], touched: Sequence[ScannedText]) -> tuple[TradeOffPoint, ...]:
+    names = [(text, span) for text in named for span in text.labelled.spans if span[2] == "PERSON"]
+    clean = [text for text in touched if not text.labelled.spans]
+    scores = {one.score for text in (*named, *clean) for one in text.candidates if one.type == "PERSON"}
+    return tuple(
+        TradeOffPoint(
+            threshold,
+            gain=share(sum(_is_met(text, span, threshold) for text, span in names), len(names)),
+            harm=share(sum(bool(_above(text, threshold)) for text in clean), len(clean)),
+        )
+        for threshold in sorted({0.0, *scores, 1.0})
+    )
+
+
+def _is_met(text: ScannedText, span: Span, threshold: float) -> bool:
+    return any(overlaps(one, span) for one in _above(text, threshold))
 
 
 def _above(text: ScannedText, threshold: float) -> list[Finding]:
-    return [one for one in text.lenient if one.type != "PERSON" or one.score >= threshold]
+    return [one for one in text.candidates if one.type != "PERSON" or one.score >= threshold]
 
 
 def own_type(type_: str) -> str:
@@ -229,3 +256,31 @@ def _predictions(scanned: Sequence[ScannedText]) -> Iterator[Prediction]:
             ],
             "failed": text.failed,
         }
+
+
+#: So many characters of the line on each side of what is redacted.
+_AROUND = 40
+
+
+def redacted_list(scanned: Sequence[ScannedText]) -> Iterator[str]:
+    """Each value that was taken out, for reading: type, how often, value, first text, and the words around it.
+
+    By type, then the most frequent first. Tab-separated; what is not printable is escaped.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    first: dict[tuple[str, str], tuple[ScannedText, Finding]] = {}
+    for text in scanned:
+        for finding in text.findings:
+            key = finding.type, text.labelled.text[finding.start : finding.end]
+            counts[key] += 1
+            first.setdefault(key, (text, finding))
+    for (type_, value), count in sorted(counts.items(), key=lambda one: (one[0][0], -one[1], one[0][1])):
+        text, finding = first[type_, value]
+        before = text.labelled.text[max(0, finding.start - _AROUND) : finding.start]
+        after = text.labelled.text[finding.end : finding.end + _AROUND]
+        shown = f"{before}[{type_}]{after}"
+        yield "\t".join(map(_printable, (type_, str(count), value, text.labelled.id, shown)))
+
+
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

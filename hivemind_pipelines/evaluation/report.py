@@ -1,6 +1,6 @@
 """What an evaluation found: the figures of the contract, every decision, and curves to draw."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,8 +22,26 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class TradeOffPoint:
+    """What a threshold gains and what it harms, as shares; None of nothing."""
+
+    threshold: float
+    gain: float | None
+    harm: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TradeOff:
+    """One line of a plot of gain over harm; `chosen` is the threshold in force."""
+
+    name: str
+    points: tuple[TradeOffPoint, ...]
+    chosen: float
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The result of one task on some files; `predictions` are made while they are written."""
+    """The result of one task on some files; `predictions` and `reading` are made while they are written."""
 
     task: Task
     files: tuple[str, ...]
@@ -32,6 +50,9 @@ class Evaluation:
     details: Figures
     predictions: Iterator[Prediction]
     series: tuple[Series, ...] = ()
+    trade_offs: tuple[TradeOff, ...] = ()
+    #: Lines for a person to read.
+    reading: Iterable[str] = ()
 
     def data(self, *, seconds: float) -> dict[str, object]:
         """The one JSON object that the command prints."""

@@ -50,7 +50,7 @@ class EvaluationRequestError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to evaluate, and where to write predictions, plot and, with `fit`, the model.
+    """What to evaluate, and where to write predictions, plot, what was redacted and, with `fit`, the model.
 
     With `verdicts` a fit learns from the reviewers' verdicts of the configured commons as well.
     """
@@ -59,6 +59,7 @@ class Request:
     files: tuple[Path, ...]
     predictions: Path | None = None
     plot: Path | None = None
+    redacted: Path | None = None
     fit: bool = False
     model: Path | None = None
     verdicts: bool = False
@@ -82,7 +83,10 @@ def run(
     if request.predictions is not None:
         _write(request.predictions, evaluation.predictions)
     if request.plot is not None:
-        _save(request.plot, plots.precision_recall_png(evaluation))
+        _save(request.plot, plots.png(evaluation))
+    if request.redacted is not None:
+        lines = "".join(f"{line}\n" for line in evaluation.reading)
+        _save(request.redacted, lines.encode("utf-8", "backslashreplace"))
     return evaluation.data(seconds=time.monotonic() - started)
 
 
@@ -93,15 +97,19 @@ def _silent(_stage: str, _done: int, _total: int) -> None:
 def _refuse_unfit(request: Request) -> None:
     if len(set(request.files)) < len(request.files):
         raise EvaluationRequestError("a file is named twice")
-    if request.task != "duplicates" and (request.plot or request.fit or request.model):
-        raise EvaluationRequestError("--plot, --fit and --model belong to the task duplicates")
+    if request.task != "duplicates" and (request.fit or request.model):
+        raise EvaluationRequestError("--fit and --model belong to the task duplicates")
+    if request.task not in ("duplicates", "pii") and request.plot:
+        raise EvaluationRequestError("--plot belongs to the tasks duplicates and pii")
+    if request.task != "pii" and request.redacted:
+        raise EvaluationRequestError("--redacted belongs to the task pii")
     if request.model is not None and not request.fit:
         raise EvaluationRequestError("--model is where --fit writes to")
     if request.verdicts and not request.fit:
         raise EvaluationRequestError("--verdicts are what --fit learns from")
     if request.fit and (request.plot or request.predictions):
         raise EvaluationRequestError("--fit writes the model alone: ask for predictions in a run of its own")
-    for path in (request.predictions, request.plot, request.model):
+    for path in (request.predictions, request.plot, request.redacted, request.model):
         if path is not None and (fault := _write_fault(path)) is not None:
             raise EvaluationRequestError(f"cannot write {path}: {fault}")
 
@@ -135,7 +143,8 @@ def _evaluate(
             return contradictions.report(contradictions.judge(rows, embedder, policy.contradiction, progress))
         case "pii":
             spans, more_names = _read(files, labelled.read_spans), name_finders(settings.gliner_model)
-            return pii.report(pii.scan(spans, policy.pii, progress, more_names))
+            scanned = pii.scan(spans, policy.pii, progress, more_names)
+            return pii.report(scanned, policy.pii.score_threshold)
         case "secrets":
             return secrets.report(secrets.scan(_read(files, labelled.read_secrets), policy.pii, progress))
         case "injection":

@@ -56,6 +56,8 @@ class ScanFailed:
 
 
 PiiOutcome = Redacted | Rejected | ScanFailed
+Scan = tuple[Finding, ...] | ScanFailed
+Merge = Callable[[Iterable[Finding]], tuple[Finding, ...]]
 
 
 class PiiScanner(Protocol):
@@ -67,7 +69,7 @@ class PiiScanner(Protocol):
         """One outcome for each text, in order; never raises."""
         ...
 
-    def findings(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+    def findings(self, texts: Sequence[str]) -> list[Scan]:
         """What each text holds, as spans in code points, in order and without overlaps; never raises."""
         ...
 
@@ -77,7 +79,7 @@ class FindingScanner(Protocol):
 
     stamp: str
 
-    def findings(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+    def findings(self, texts: Sequence[str]) -> list[Scan]:
         """Findings of each text, in order, or why nobody knows; never raises."""
         ...
 
@@ -124,28 +126,33 @@ class GatedScanner:
             _log.debug("scanned %d texts: %s", len(texts), dict(_tally(outcomes)))
         return outcomes
 
-    def findings(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+    def findings(self, texts: Sequence[str]) -> list[Scan]:
         """What each text holds, as spans in code points, in order and without overlaps."""
-        found: list[tuple[Finding, ...] | ScanFailed] = []
+        return self._found(texts, _resolve)
+
+    def candidates(self, texts: Sequence[str]) -> list[Scan]:
+        """The same before overlapping findings become one, each with its own type and score."""
+        return self._found(texts, tuple)
+
+    def _found(self, texts: Sequence[str], merge: Merge) -> list[Scan]:
+        found: list[Scan] = []
         for start in range(0, len(texts), _BATCH_SIZE):
-            found += self._scan(texts[start : start + _BATCH_SIZE])
+            found += self._scan(texts[start : start + _BATCH_SIZE], merge)
         return found
 
-    def _scan(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | ScanFailed]:
+    def _scan(self, texts: Sequence[str], merge: Merge) -> list[Scan]:
         """Together as long as nothing goes wrong, else one by one, so that no text fails for another's sake."""
         try:
-            return self._scan_together(texts, Deadline(self._clock() + self._timeout_s, self._clock))
+            return self._scan_together(texts, merge, Deadline(self._clock() + self._timeout_s, self._clock))
         except ModelMissingError:
             return [ScanFailed("model_missing") for _ in texts]
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the texts are not clean
             if len(texts) > 1:
-                return [outcome for text in texts for outcome in self._scan([text])]
+                return [outcome for text in texts for outcome in self._scan([text], merge)]
             is_late = isinstance(error, DeadlineError)
             return [ScanFailed("timeout" if is_late else f"error:{type(error).__name__}")]
 
-    def _scan_together(
-        self, texts: Sequence[str], deadline: Deadline
-    ) -> list[tuple[Finding, ...] | ScanFailed]:
+    def _scan_together(self, texts: Sequence[str], merge: Merge, deadline: Deadline) -> list[Scan]:
         refusals = [self._unscannable(text) for text in texts]
         views = [_view("" if refusal else text) for text, refusal in zip(texts, refusals, strict=True)]
         shown = [view for view, _ in views]
@@ -153,7 +160,7 @@ class GatedScanner:
         persons = self._persons(shown, deadline)
         deadline.check()
         return [
-            refusal or (_resolve(_mapped([*values, *names], positions)) if values or names else ())
+            refusal or (merge(_mapped([*values, *names], positions)) if values or names else ())
             for refusal, (_, positions), values, names in zip(
                 refusals, views, structured, persons, strict=True
             )
@@ -189,7 +196,7 @@ class _Draft:
     values: dict[str, str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
 
-    def advance(self, scan: tuple[Finding, ...] | ScanFailed, placeholder_share_max: float) -> None:
+    def advance(self, scan: Scan, placeholder_share_max: float) -> None:
         if isinstance(scan, ScanFailed):
             self.outcome = scan
             return

@@ -96,6 +96,19 @@ def test_pairs_are_evaluated_and_written(run: Run, tmp_path: Path) -> None:
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_pii_redacts_goes_to_the_file_that_is_named_and_nowhere_else(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    rows = ({"id": "a", "text": "Mail jo.doe@acme.io."}, {"id": "b", "text": "Use rg -i."})
+    file, out, png = write(tmp_path / "p.jsonl", *rows), tmp_path / "out.tsv", tmp_path / "out.png"
+    exit_code, data, err = run("pii", file, "--redacted", out, "--plot", png)
+    assert (exit_code, err) == (0, "")
+    assert out.read_text() == "EMAIL\t1\tjo.doe@acme.io\ta\tMail [EMAIL].\n"
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert "jo.doe" not in json.dumps(data) + caplog.text
+
+
 def test_several_files_are_pooled_and_reported_one_by_one(tmp_path: Path, postgres_url: str) -> None:
     files = (write(tmp_path / "a.jsonl", *PAIRS[:2]), write(tmp_path / "b.jsonl", *PAIRS[2:]))
     data = evaluate(request(*files), postgres_url, tmp_path)
@@ -187,7 +200,10 @@ def test_a_missing_file_is_bad_input(run: Run, tmp_path: Path, task: str) -> Non
         (("injection", "p.jsonl"), "p.jsonl:1: text is missing"),
         (("duplicates", "c.jsonl", "p.jsonl"), "evaluate them one by one"),
         (("duplicates", "p.jsonl", "p.jsonl"), "a file is named twice"),
-        (("secrets", "p.jsonl", "--plot", "x.png"), "belong to the task duplicates"),
+        (("secrets", "p.jsonl", "--plot", "x.png"), "--plot belongs to the tasks duplicates and pii"),
+        (("secrets", "p.jsonl", "--redacted", "x.tsv"), "--redacted belongs to the task pii"),
+        (("pii", "p.jsonl", "--fit"), "--fit and --model belong to the task duplicates"),
+        (("pii", "p.jsonl", "--redacted", "none/x.tsv"), "cannot write none/x.tsv"),
         (("duplicates", "p.jsonl", "--model", "m.json"), "--model is where --fit writes to"),
         (("duplicates", "p.jsonl", "--verdicts"), "--verdicts are what --fit learns from"),
         (("duplicates", "p.jsonl", "--plot", "none/x.png"), "no such directory"),

@@ -4,11 +4,12 @@ import pytest
 
 from hivemind_pipelines.core.model import Finding
 from hivemind_pipelines.core.policy import PiiPolicy, PrescreenPolicy, SummaryPolicy
-from hivemind_pipelines.evaluation import grounding, injection, pii, prescreen, secrets
+from hivemind_pipelines.evaluation import grounding, injection, pii, plots, prescreen, secrets
 from hivemind_pipelines.evaluation.labelled import (
     ClaimedText,
     InjectedTexts,
     SecretText,
+    Span,
     SpannedText,
     TriagedText,
 )
@@ -56,14 +57,46 @@ def test_a_text_nobody_could_scan_is_found_in_nothing_and_counts_as_touched() ->
     assert (figures["clean_rows_touched"], figures["failed"]) == (1.0, 1)
 
 
-def test_the_trade_off_counts_names_by_their_score() -> None:
-    sure, unsure = Finding(0, 3, "PERSON", 0.85), Finding(0, 4, "PERSON", 0.4)
-    named = ScannedText("f", SpannedText("x", "Ann wrote", ((0, 3, "PERSON"),)), (), lenient=(sure,))
-    clean = ScannedText("f", SpannedText("y", "Rake runs", ()), (), lenient=(unsure,))
-    curve = pii.person_trade_off([named, clean])
-    assert curve["0.3"] == {"person_recall_any_type": 1.0, "clean_rows_touched": 1.0}
-    assert curve["0.8"] == {"person_recall_any_type": 1.0, "clean_rows_touched": 0.0}
-    assert curve["0.9"] == {"person_recall_any_type": 0.0, "clean_rows_touched": 0.0}
+def candidates(text: str, *found: Finding, spans: tuple[Span, ...] = (), file: str = "f") -> ScannedText:
+    return ScannedText(file, SpannedText("x", text, spans), (), candidates=found)
+
+
+SURE, UNSURE = Finding(0, 3, "PERSON", 0.85), Finding(0, 4, "PERSON", 0.4)
+NAMED = candidates("Ann wrote", SURE, Finding(0, 9, "PERSON", 0.2), spans=((0, 3, "PERSON"),), file="names")
+CLEAN = candidates("Rake runs", UNSURE, file="clean")
+
+
+def test_the_trade_off_counts_names_by_their_score_at_every_score_there_is() -> None:
+    curve = pii.person_trade_off([NAMED, CLEAN])
+    assert list(curve) == ["0", "0.2", "0.4", "0.85", "1"]
+    assert curve["0.4"] == {"person_recall_any_type": 1.0, "clean_rows_touched": 1.0}
+    assert curve["0.85"] == {"person_recall_any_type": 1.0, "clean_rows_touched": 0.0}
+    assert curve["1"] == {"person_recall_any_type": 0.0, "clean_rows_touched": 0.0}
+
+
+def test_the_plot_holds_the_names_of_one_file_against_the_clean_texts_of_another() -> None:
+    [trade_off] = pii.report([NAMED, CLEAN], 0.5).trade_offs
+    assert (trade_off.name, trade_off.chosen) == ("names", 0.5)
+    assert [(one.threshold, one.gain, one.harm) for one in trade_off.points][2:4] == [
+        (0.4, 1.0, 1.0),
+        (0.85, 1.0, 0.0),
+    ]
+    assert plots.png(pii.report([NAMED, CLEAN], 0.5)).startswith(b"\x89PNG")
+
+
+def test_what_is_redacted_is_listed_for_reading_the_same_each_time() -> None:
+    rows = [
+        scanned("ask ann@acme.io\nor\tBob", [], (4, 15, "EMAIL"), (19, 22, "PERSON")),
+        scanned("ann@acme.io", [], (0, 11, "EMAIL")),
+        scanned("zoe@acme.io \ud800", [], (0, 11, "EMAIL")),
+    ]
+    listed = list(pii.redacted_list(rows))
+    assert listed == [
+        "EMAIL\t2\tann@acme.io\tx\task [EMAIL]\\nor\\tBob",
+        "EMAIL\t1\tzoe@acme.io\tx\t[EMAIL] \\ud800",
+        "PERSON\t1\tBob\tx\task ann@acme.io\\nor\\t[PERSON]",
+    ]
+    assert list(pii.redacted_list(rows)) == listed
 
 
 def test_the_gate_itself_is_what_pii_measures() -> None:

@@ -378,6 +378,15 @@ def test_findings_are_ordered_and_disjoint(scanner):
     assert all(a.end <= b.start for a, b in pairwise(scan))
 
 
+def test_candidates_are_the_findings_before_they_are_joined(scanner):
+    text = f"Authorization: Bearer {fake('ghp_{A:36}')}"
+    [all_], [joined] = scanner.candidates([text]), scanner.findings([text])
+    assert not isinstance(all_, ScanFailed)
+    assert not isinstance(joined, ScanFailed)
+    assert len(all_) > len(joined) == 1
+    assert scanner.candidates(["a\0b"]) == [ScanFailed("nul")]
+
+
 def test_stamp_follows_policy_and_detectors(monkeypatch):
     stamp = GatedScanner(PiiPolicy()).stamp
     assert stamp == GatedScanner(PiiPolicy()).stamp
