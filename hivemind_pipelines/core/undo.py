@@ -138,10 +138,11 @@ class VerdictState:
 
 @dataclass(frozen=True, slots=True)
 class LabelState:
-    """What we say of a pending row: low quality or not, and the document under our own key."""
+    """What we say of a pending row: low quality or not, the document under our own key, and our sensitive flag."""
 
     is_low_quality: bool = False
     document: Values | None = field(default=None, hash=False)
+    is_marked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +210,17 @@ class DecideCase:
 
 @dataclass(frozen=True, slots=True)
 class Relabel:
-    """Put the labels of a pending row back as they were, or off; `tags_kind` is what tags were."""
+    """Put the labels of a pending row back as they were, or off; `tags_kind` is what tags were.
+
+    `is_marked` when we are to have set `is_sensitive_flagged`.
+    """
 
     pending_id: PendingId
     is_low_quality: bool
     score: float
     tags_kind: str
     document: Values | None = field(default=None, hash=False)
+    is_marked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -600,21 +605,28 @@ def _label(net: _Net, standing: Standing) -> _Answer:
     now = standing.labels.get(pending_id)
     if now is None:
         return False
-    # Mark and document are put back apart: a later run may have changed one of them.
+    # Each is put back apart: a later run may have changed one of them.
     back = LabelState(
         was.is_low_quality if now.is_low_quality == became.is_low_quality else now.is_low_quality,
         was.document if now.document == became.document else now.document,
+        was.is_marked if now.is_marked == became.is_marked else now.is_marked,
     )
     if back == now:
         return was in (now, became)
     score = net.before.get("score") if was.is_low_quality else net.after.get("score")
     tags_kind = str(net.before.get("tags", "object"))
-    return Relabel(pending_id, back.is_low_quality, _number(score) or 0.0, tags_kind, back.document)
+    return Relabel(
+        pending_id, back.is_low_quality, _number(score) or 0.0, tags_kind, back.document, back.is_marked
+    )
 
 
 def _said(values: Values) -> LabelState:
     document = values.get("prescreen")
-    return LabelState(bool(values.get("low_quality")), document if isinstance(document, Mapping) else None)
+    return LabelState(
+        bool(values.get("low_quality")),
+        document if isinstance(document, Mapping) else None,
+        bool(values.get("sensitive")),
+    )
 
 
 def _score(net: _Net, standing: Standing) -> _Answer:

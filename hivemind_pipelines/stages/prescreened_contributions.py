@@ -134,10 +134,9 @@ def _apply(
             anew=matched.anew, screened=matched.screened, stamps=stamps,
         )  # fmt: skip
         applied = contributions.apply_flags(
-            conn, ctx.org_id, flags, stamp=stamps.quality, labels=stamps.labels
-        )
-        if ctx.policy.prescreen.flag_sensitive:
-            contributions.mark_sensitive(conn, ctx.org_id, _marks(screened))
+            conn, ctx.org_id, flags, stamp=stamps.quality, labels=stamps.labels,
+            marks=_marks(screened) if ctx.policy.prescreen.flag_sensitive else None,
+        )  # fmt: skip
         screening.forget_gone(conn, ctx.org_id)
         ledger.record(conn, ctx.org_id, ctx.run_id, applied.entries, stamp=stamps.quality, at=ctx.as_of)
     return receipt.model_copy(

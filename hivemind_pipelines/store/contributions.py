@@ -39,7 +39,7 @@ APPLY_FLAGS = text(f"""
             AS n (pending_id, content_hash, score, is_low, document, value, parts)
     ), valid AS (
         SELECT w.*, COALESCE(s.is_low_quality, false) AS was_low, s.score AS score_before,
-               s.document AS document_before,
+               s.document AS document_before, COALESCE(s.is_marked, false) AS was_marked,
                p.tags IS NULL OR jsonb_typeof(p.tags) IN ('null', 'object') AS is_taggable,
                CASE WHEN p.tags IS NULL THEN 'sql_null' WHEN jsonb_typeof(p.tags) = 'null' THEN 'json_null'
                     WHEN jsonb_typeof(p.tags) = 'object' THEN 'object' ELSE 'other' END AS tags_kind
@@ -68,13 +68,25 @@ APPLY_FLAGS = text(f"""
             is_low_quality = EXCLUDED.is_low_quality, stamp = EXCLUDED.stamp, document = EXCLUDED.document,
             value = EXCLUDED.value, parts = EXCLUDED.parts, label_stamp = EXCLUDED.label_stamp
     )
-    SELECT pending_id, score, score_before, is_low, was_low, document, document_before, tags_kind, is_changed
+    SELECT pending_id, score, score_before, is_low, was_low, document, document_before, tags_kind, was_marked,
+           is_changed
     FROM judged ORDER BY pending_id
 """).columns(document=JSONB, document_before=JSONB)
 
 
-def apply_flags(conn: Connection, org_id: OrgId, plan: Sequence[Flag], *, stamp: str, labels: str) -> Applied:
-    """Label pending rows in one statement; the ledger gets those of which a reviewer sees something else."""
+def apply_flags(
+    conn: Connection,
+    org_id: OrgId,
+    plan: Sequence[Flag],
+    *,
+    stamp: str,
+    labels: str,
+    marks: Mapping[PendingId, bool] | None = None,
+) -> Applied:
+    """Label pending rows in one statement; the ledger gets those of which a reviewer sees something else.
+
+    `marks` say whose `is_sensitive_flagged` is set, or taken back where we had set it; None leaves it alone.
+    """
     conn.execute(LOCK_PENDING, {"org_id": org_id, "ids": [flag.pending_id for flag in plan]})
     parameters = {
         "org_id": org_id,
@@ -89,19 +101,25 @@ def apply_flags(conn: Connection, org_id: OrgId, plan: Sequence[Flag], *, stamp:
         "parts": [json.dumps(dict(flag.parts)) for flag in plan],
     }
     rows = conn.execute(APPLY_FLAGS, parameters).all()
-    entries = tuple(map(_entry, (row for row in rows if row.is_changed)))
+    wanted = {row.pending_id: marks[row.pending_id] for row in rows} if marks is not None else {}
+    marked = _mark_sensitive(conn, org_id, wanted) if wanted else {}
+    entries = tuple(
+        _entry(row, is_marked=marked.get(row.pending_id, row.was_marked))
+        for row in rows
+        if row.is_changed or row.pending_id in marked
+    )
     return Applied(len(rows), len(plan) - len(rows), entries)
 
 
-def _entry(row: Any) -> Entry:
+def _entry(row: Any, *, is_marked: bool) -> Entry:
     before = {"low_quality": row.was_low, "score": row.score_before, "tags": row.tags_kind}
     after = {"low_quality": row.is_low, "score": row.score}
     is_labelled = row.is_low or row.document is not None
     return Entry(
         "flag" if is_labelled else "unflag",
         row.pending_id,
-        {**before, "prescreen": row.document_before},
-        {**after, "prescreen": row.document},
+        {**before, "prescreen": row.document_before, "sensitive": row.was_marked},
+        {**after, "prescreen": row.document, "sensitive": is_marked},
     )
 
 
@@ -118,12 +136,16 @@ MARK_SENSITIVE = text("""
     )
     UPDATE distillation.prescreens s SET is_marked = m.is_sensitive_flagged
     FROM marked m WHERE s.org_id = :org_id AND s.pending_id = m.id
+    RETURNING s.pending_id, s.is_marked
 """)
 
 
-def mark_sensitive(conn: Connection, org_id: OrgId, marks: Mapping[PendingId, bool]) -> None:
-    """Set `is_sensitive_flagged` of rows, or take it back where we had set it."""
-    conn.execute(MARK_SENSITIVE, {"org_id": org_id, "ids": list(marks), "marks": list(marks.values())})
+def _mark_sensitive(
+    conn: Connection, org_id: OrgId, marks: Mapping[PendingId, bool]
+) -> dict[PendingId, bool]:
+    """The marks that were set or taken back."""
+    parameters = {"org_id": org_id, "ids": list(marks), "marks": list(marks.values())}
+    return {PendingId(row.pending_id): row.is_marked for row in conn.execute(MARK_SENSITIVE, parameters)}
 
 
 # Rows that nobody has screened yet come first: nothing is known against them.

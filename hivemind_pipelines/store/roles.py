@@ -12,10 +12,10 @@ from hivemind_pipelines.store import tables
 _READABLE = tuple(table.name for table in tables.PUBLIC_TABLES)
 _INSERTABLE = ("knowledge_items", "quality_signals", "deployment_config")
 
-#: The validity changes by a version fork.
+#: The validity changes by a version fork, the flag of a pending row only when `prescreen.flag_sensitive` says so.
 _UPDATABLE = {
     "knowledge_items": ("expired_at", "tags", "embedding", "quality_score", "valid_at", "invalid_at"),
-    "pending_contributions": ("tags",),
+    "pending_contributions": ("tags", "is_sensitive_flagged"),
     "deployment_config": ("value", "updated_at"),
 }
 

@@ -241,7 +241,7 @@ CASES = text("""
 """)
 
 LABELLED = text("""
-    SELECT p.id, s.is_low_quality, s.document FROM public.pending_contributions p
+    SELECT p.id, s.is_low_quality, s.document, s.is_marked FROM public.pending_contributions p
     JOIN distillation.prescreens s ON s.org_id = p.org_id AND s.pending_id = p.id
         AND s.content_hash = p.content_hash
     WHERE p.org_id = :org_id AND p.id = ANY(CAST(:ids AS uuid[]))
@@ -371,11 +371,24 @@ RELABEL = text(f"""
         FROM wanted w WHERE s.org_id = :org_id AND s.pending_id = w.pending_id
     )
     SELECT w.pending_id, w.is_low, w.score, w.document, s.is_low_quality AS was_low,
-           s.document AS document_before, COALESCE(v.kind_now, 'other') AS kind_now
+           s.document AS document_before, s.is_marked, COALESCE(v.kind_now, 'other') AS kind_now
     FROM wanted w
     JOIN distillation.prescreens s ON s.org_id = :org_id AND s.pending_id = w.pending_id
     LEFT JOIN valid v ON v.pending_id = w.pending_id ORDER BY w.pending_id
 """).columns(document=JSONB, document_before=JSONB)
+
+# Ours is what we set: it goes back to what it was, and another's stays.
+REMARK = text("""
+    WITH wanted AS (
+        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:marks AS boolean[])) AS n (pending_id, is_marked)
+    ), remarked AS (
+        UPDATE distillation.prescreens s SET is_marked = w.is_marked
+        FROM wanted w WHERE s.org_id = :org_id AND s.pending_id = w.pending_id AND s.is_marked <> w.is_marked
+        RETURNING s.pending_id, s.is_marked
+    )
+    UPDATE public.pending_contributions p SET is_sensitive_flagged = r.is_marked
+    FROM remarked r WHERE p.org_id = :org_id AND p.id = r.pending_id
+""")
 
 # Compared once more in place: between two scores of the same run only ours is put back.
 RESCORE = text("""
@@ -494,20 +507,27 @@ def _relabel(conn: Connection, org_id: OrgId, plan: Sequence[Relabel]) -> tuple[
         "kinds": [change.tags_kind for change in plan],
         "documents": [None if one.document is None else json.dumps(dict(one.document)) for one in plan],
     }
+    rows = conn.execute(RELABEL, parameters).all()
+    marks = {change.pending_id: change.is_marked for change in plan}
+    # The column is written only where a flag of ours is concerned: not every role may.
+    if any(row.is_marked != marks[row.pending_id] for row in rows):
+        remarked = {"org_id": org_id, "ids": list(marks), "marks": list(marks.values())}
+        conn.execute(REMARK, remarked)
     return tuple(
         Entry(
             "flag" if row.is_low or row.document is not None else "unflag",
             row.pending_id,
             {
-                "low_quality": row.was_low,
-                "score": row.score,
-                "tags": row.kind_now,
-                "prescreen": row.document_before,
+                "low_quality": row.was_low, "score": row.score, "tags": row.kind_now,
+                "prescreen": row.document_before, "sensitive": row.is_marked,
             },
-            {"low_quality": row.is_low, "score": row.score, "prescreen": row.document},
+            {
+                "low_quality": row.is_low, "score": row.score, "prescreen": row.document,
+                "sensitive": marks[row.pending_id],
+            },
         )
-        for row in conn.execute(RELABEL, parameters)
-    )
+        for row in rows
+    )  # fmt: skip
 
 
 def _rescore(conn: Connection, org_id: OrgId, plan: Sequence[Rescore]) -> tuple[Entry, ...]:

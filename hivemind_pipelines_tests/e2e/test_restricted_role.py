@@ -33,7 +33,7 @@ from hivemind_pipelines_tests.observed import forbidden_changes
 from hivemind_pipelines_tests.stages.commons import NOW, distil, policy, services
 
 ROLE = "pipelines_at_work"
-LOOSE = policy(topics={"distance_max": 0.7})
+LOOSE = policy(topics={"distance_max": 0.7}, prescreen={"flag_sensitive": True})
 TIGHT = policy(
     topics={"distance_max": 0.7}, matching={"duplicate_min": 1.0}, prescreen={"low_quality_below": 0.0}
 )
@@ -78,6 +78,7 @@ def test_everything_but_migrating_runs_under_the_restricted_role(owner: Store, r
     for item in (*rivals, kept):
         insert_signal(owner, item)
     insert_pending(owner, "A poor note", confidence=0.1)
+    told = insert_pending(owner, "Ask jo.doe@acme-corp.io for the key of the staging cluster")
     before = public_dump(owner)
 
     first = distil(restricted, under=LOOSE)
@@ -86,6 +87,9 @@ def test_everything_but_migrating_runs_under_the_restricted_role(owner: Store, r
     second = distil(restricted, under=TIGHT, now=NOW + timedelta(hours=1))
     assert {stage for stage, receipt in first.items() if receipt.applied == 0} == set()
     assert second[Stage.PRESCREENED_CONTRIBUTIONS].counts()["cleared"] == 1
+    flagged = "SELECT is_sensitive_flagged FROM public.pending_contributions WHERE id = :id"
+    assert scalar(owner, flagged, id=told) is True
+    execute(owner, "UPDATE public.pending_contributions SET is_sensitive_flagged = false")
     assert forbidden_changes(before, public_dump(owner)) == []
 
     set_item(owner, sources[0], deleted_at=NOW)

@@ -307,6 +307,46 @@ def test_sensitive_rows_are_flagged_only_when_the_policy_says_so(store: Store) -
     assert scalar(store, query, id=already) is True
 
 
+def test_undo_takes_back_the_flags_that_we_set_and_no_others(store: Store) -> None:
+    ours = insert_pending(store, POOL)
+    theirs = insert_pending(store, f"{POOL} again", is_sensitive_flagged=True)
+    before = org_dump(store)["pending_contributions"]
+    found = services(queue_scanner=Scanner("pool", Finding(0, 3, "EMAIL", 1.0)))
+    receipt = run(store, using=found, prescreen={"flag_sensitive": True})
+    query = (
+        "SELECT before -> 'sensitive', after -> 'sensitive' FROM distillation.ledger WHERE subject_id = :id"
+    )
+    assert [tuple(row) for row in rows(store, query, id=ours)] == [(False, True)]
+    assert [tuple(row) for row in rows(store, query, id=theirs)] == [(False, False)]
+    undone = undo.run(store, policy(), RunTarget(str(receipt.run_id)), now=NOW)
+    assert org_dump(store)["pending_contributions"] == before
+    # To take the undo back in turn sets it again.
+    undo.run(store, policy(), RunTarget(str(undone.run_id)), now=NOW)
+    assert org_dump(store)["pending_contributions"][str(ours)]["is_sensitive_flagged"] is True
+
+
+def test_a_flag_alone_is_recorded_and_taken_back(store: Store) -> None:
+    row = insert_pending(store, POOL)
+    found = services(queue_scanner=Scanner("pool", Finding(0, 3, "EMAIL", 1.0)))
+    run(store, using=found)
+    before = org_dump(store)["pending_contributions"]
+    receipt = run(store, using=found, prescreen={"flag_sensitive": True})
+    assert (receipt.applied, receipt.relabelled) == (1, 0)
+    after = org_dump(store)["pending_contributions"]
+    assert after[str(row)] == before[str(row)] | {"is_sensitive_flagged": True}
+    undo.run(store, policy(), RunTarget(str(receipt.run_id)), now=NOW)
+    assert org_dump(store)["pending_contributions"] == before
+
+
+def test_a_flag_that_somebody_cleared_since_stays_clear(store: Store) -> None:
+    row = insert_pending(store, POOL)
+    found = services(queue_scanner=Scanner("pool", Finding(0, 3, "EMAIL", 1.0)))
+    receipt = run(store, using=found, prescreen={"flag_sensitive": True})
+    execute(store, "UPDATE public.pending_contributions SET is_sensitive_flagged = false")
+    undo.run(store, policy(), RunTarget(str(receipt.run_id)), now=NOW)
+    assert org_dump(store)["pending_contributions"][str(row)]["is_sensitive_flagged"] is False
+
+
 @pytest.mark.parametrize("tags", [[1], "text", 7])
 def test_tags_that_are_no_object_stay_and_the_labels_are_ours_alone(store: Store, tags: object) -> None:
     row = insert_pending(store, "ok", tags=tags)

@@ -71,7 +71,7 @@ def test_the_role_can_do_what_the_pipelines_do(store: Store, restricted: Store) 
         "UPDATE public.knowledge_items SET expired_at = now(), tags = '{}', quality_score = 0.4",
         "UPDATE public.knowledge_items SET embedding = NULL",
         "UPDATE public.knowledge_items SET valid_at = now(), invalid_at = now()",
-        "UPDATE public.pending_contributions SET tags = '{}'",
+        "UPDATE public.pending_contributions SET tags = '{}', is_sensitive_flagged = true",
         "DELETE FROM distillation.runs",
         "SELECT version_num FROM distillation.alembic_version",
     ):
