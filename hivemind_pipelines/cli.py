@@ -235,16 +235,17 @@ What waits for a person: pairs that may be duplicates, and open contradiction ca
 (retrievals x confidence of their items). No threshold hides any. `decide` stores a verdict, which stands
 above every detector while both texts stay as they are; the next run acts on it.
 
-  review [list]              the queue, the precision of each detector by the verdicts so far, and the
-                             server's pending rows by the value of a look at them
+  review [list]              the queue, the precision of each detector by the verdicts so far, live items that
+                             seem to give a model instructions, and the server's pending rows by the value of
+                             a look at them
   review show ID             both texts, what differs, scores and reason
   review decide ID OUTCOME   same or distinct for a pair, for a case dismissed, resolved, update (the older expires),
                              version_fork (each holds for its version) or both_true_in_scope
 """
 
 STATUS_ABOUT = """\
-Show, per org: live, expired and pending rows, rows due by stage, open contradiction cases, rows that
-are stale by policy section, what was spent on a model today (UTC), and the last run.
+Show, per org: live, expired and pending rows, rows due by stage, open contradiction cases and the items in
+them, rows that are stale by policy section, what was spent on a model today (UTC), and the last run.
 """
 
 PLAN_ABOUT = """\

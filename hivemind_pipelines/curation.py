@@ -23,6 +23,7 @@ from hivemind_pipelines.stages.review import CaseRef, PairRef, Queue, Ref, Revie
 from hivemind_pipelines.stages.undo import Undone, UnknownTarget
 from hivemind_pipelines.store.contributions import QueuePage
 from hivemind_pipelines.store.reviews import ShownItem, Waiting
+from hivemind_pipelines.store.suspicions import SuspiciousPage
 
 #: Refusals named one by one on standard error; --json lists them all.
 REFUSALS_SHOWN = 20
@@ -117,6 +118,7 @@ def review_list(arguments: argparse.Namespace) -> Answer:
             store, org_id, model=settings.llm_model, limit=arguments.limit, offset=arguments.offset
         )
         pending = review.pending(store, org_id, limit=arguments.limit, offset=arguments.offset)
+        suspicious = review.suspicious(store, org_id, limit=arguments.limit, offset=arguments.offset)
     data = {
         "total": queue.page.total,
         "limit": arguments.limit,
@@ -131,10 +133,12 @@ def review_list(arguments: argparse.Namespace) -> Answer:
             for record in queue.case_precision
         },
         "pending": {"total": pending.total, "items": [asdict(row) for row in pending.rows]},
+        "suspicious": {"total": suspicious.total, "items": [asdict(item) for item in suspicious.items]},
     }
 
     def show(console: Console) -> None:
         _show_queue(console, queue, offset=arguments.offset)
+        _show_suspicious(console, suspicious)
         _show_pending(console, pending)
 
     return Answer(data, show)
@@ -178,6 +182,22 @@ def _show_queue(console: Console, queue: Queue, *, offset: int) -> None:
                 f"{record.precision:.2f}",
             )  # fmt: skip
         console.print(verdicts)
+
+
+def _show_suspicious(console: Console, suspicious: SuspiciousPage) -> None:
+    """Live items that are left out of topics, and why."""
+    if not suspicious.items:
+        return
+    table = _table("suspicious item", "org", "harm", "score", "reasons", "contributed by")
+    for item in suspicious.items:
+        org, agent = presentation.printable(item.org_id), presentation.printable(item.source_agent_id)
+        reasons = ", ".join(kind.replace("_", " ") for kind in item.kinds)
+        table.add_row(str(item.item_id), org, f"{item.harm:.1f}", f"{item.score:.2f}", reasons, agent)
+    console.print(table)
+    console.print(
+        f"{len(suspicious.items):,} of {suspicious.total:,} live items that seem to give a model instructions;"
+        " topics leave them out"
+    )
 
 
 def _show_pending(console: Console, pending: QueuePage) -> None:

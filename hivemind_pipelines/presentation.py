@@ -104,7 +104,8 @@ def is_nothing_due(receipts: Receipts) -> bool:
 
 
 _STATUS_COLUMNS = (
-    "live", "summaries", "expired", "pending", "due", "open cases", "suspicious", "stale", "spent today", "last run"
+    "live", "summaries", "expired", "pending", "due", "open cases", "items in them", "suspicious", "stale",
+    "spent today", "last run",
 )  # fmt: skip
 
 
@@ -127,6 +128,7 @@ def _org_cells(org: OrgStatus) -> Iterator[str]:
         yield f"{count:,}"
     yield _listed(org.due)
     yield f"{org.open_cases:,}"
+    yield f"{org.in_open_cases:,}"
     yield f"{org.suspicious:,}"
     yield _listed(org.stale)
     yield f"${org.spend_today.usd:.2f}, {org.spend_today.calls:,} calls" if org.spend_today.calls else "-"
@@ -177,6 +179,7 @@ _NUMBERS = frozenset(
         "expired",
         "pending",
         "open cases",
+        "items in them",
         "suspicious",
         "applied",
         "planned",

@@ -20,10 +20,11 @@ from hivemind_pipelines.core.review import (
     case_records,
     detector_records,
 )
-from hivemind_pipelines.store import contributions, items, ledger, resolutions, reviews, runs
+from hivemind_pipelines.store import contributions, items, ledger, resolutions, reviews, runs, suspicions
 from hivemind_pipelines.store.connection import Store, wait_lock
 from hivemind_pipelines.store.contributions import QueuePage
 from hivemind_pipelines.store.reviews import CaseDetail, Page, PairDetail, ShownItem
+from hivemind_pipelines.store.suspicions import SuspiciousPage
 
 #: The fewest digits of a pair's id that are looked up.
 PREFIX_MIN = 6
@@ -86,6 +87,12 @@ def pending(store: Store, org_id: OrgId | None, *, limit: int, offset: int) -> Q
     """The server's review queue, by what a look at each row is worth; `org_id` None means every org."""
     with store.read() as conn:
         return contributions.read_queue(conn, org_id, limit=limit, offset=offset)
+
+
+def suspicious(store: Store, org_id: OrgId | None, *, limit: int, offset: int) -> SuspiciousPage:
+    """Live items that seem to give a model instructions, the most harmful first; None means every org."""
+    with store.read() as conn:
+        return suspicions.read_listed(conn, org_id, limit=limit, offset=offset)
 
 
 def queue(store: Store, org_id: OrgId | None, *, model: str, limit: int, offset: int) -> Queue:

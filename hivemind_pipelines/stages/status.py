@@ -17,7 +17,10 @@ from hivemind_pipelines.store.status import LastRun, Spend, StaleRows
 
 @dataclass(frozen=True, slots=True)
 class OrgStatus:
-    """One org: `live` counts `summaries` and `suspicious` originals in; `waiting_summaries` are topics without one."""
+    """One org: `live` counts `summaries`, `suspicious` originals and items `in_open_cases` in.
+
+    `waiting_summaries` are topics without one.
+    """
 
     org_id: OrgId
     live: int
@@ -25,6 +28,7 @@ class OrgStatus:
     expired: int
     pending: int
     open_cases: int
+    in_open_cases: int
     suspicious: int
     waiting_summaries: int
     due: Mapping[Stage, int] = field(hash=False)
@@ -48,6 +52,7 @@ def read(store: Store, policy: DistillationPolicy, now: datetime, model_stamps: 
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     with store.read() as conn:
         suspicious = suspicions.read_counts(conn)
+        in_open_cases = store_status.read_case_item_counts(conn)
         summaries = store_status.read_summary_counts(conn)
         stale = store_status.read_stale_counts(conn, staleness.row_stamps(policy, model_stamps))
         spend = store_status.read_spend(conn, since=midnight)
@@ -61,6 +66,7 @@ def read(store: Store, policy: DistillationPolicy, now: datetime, model_stamps: 
             expired=org.expired,
             pending=org.pending,
             open_cases=org.open_cases,
+            in_open_cases=in_open_cases.get(org.org_id, 0),
             suspicious=suspicious.get(org.org_id, 0),
             waiting_summaries=org.waiting_summaries,
             due=org.due,

@@ -34,6 +34,14 @@ SUMMARY_COUNTS = text("""
     GROUP BY k.org_id
 """)
 
+CASE_ITEM_COUNTS = text(f"""
+    SELECT i.org_id, count(DISTINCT i.item_id) AS items
+    FROM distillation.contradiction_cases c
+    JOIN distillation.case_items i ON i.org_id = c.org_id AND i.case_id = c.case_id
+    JOIN public.knowledge_items k ON k.org_id = i.org_id AND k.id = i.item_id AND {LIVE}
+    WHERE c.status = 'open' GROUP BY i.org_id
+""")
+
 # Rows in force that were derived under another version of the section they depend on: of pairs those
 # that can be decided again, of items those that were clustered or placed before. What was never
 # derived is due, but not stale.
@@ -137,6 +145,11 @@ def read_org_ids(conn: Connection) -> tuple[OrgId, ...]:
 def read_summary_counts(conn: Connection) -> dict[OrgId, int]:
     """Live summaries of each org that has any."""
     return {OrgId(row.org_id): row.summaries for row in conn.execute(SUMMARY_COUNTS)}
+
+
+def read_case_item_counts(conn: Connection) -> dict[OrgId, int]:
+    """Live items that are party to an open case, of each org that has any."""
+    return {OrgId(row.org_id): row.items for row in conn.execute(CASE_ITEM_COUNTS)}
 
 
 @dataclass(frozen=True, slots=True)

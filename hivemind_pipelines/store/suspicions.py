@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
@@ -40,6 +41,54 @@ COUNTS = text(f"""
         ON k.org_id = s.org_id AND k.id = s.item_id AND k.content_hash = s.content_hash AND {LIVE}
     WHERE s.kinds <> '{{}}' GROUP BY s.org_id
 """)
+
+
+# Every org on purpose when `:org_id` is NULL. What is retrieved most, and believed most, comes first: a model
+# reads it soonest.
+LISTED = text(f"""
+    SELECT s.org_id, s.item_id, s.kinds, s.score, k.source_agent_id,
+           GREATEST(k.retrieval_count, 0) * COALESCE(NULLIF(k.confidence, 'NaN'), 0) AS harm,
+           count(*) OVER () AS total
+    FROM distillation.suspicions s
+    JOIN public.knowledge_items k
+        ON k.org_id = s.org_id AND k.id = s.item_id AND k.content_hash = s.content_hash AND {LIVE}
+    WHERE s.kinds <> '{{}}' AND (CAST(:org_id AS text) IS NULL OR s.org_id = :org_id)
+    ORDER BY harm DESC, s.score DESC, s.org_id, s.item_id
+    LIMIT :limit OFFSET :offset
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class SuspiciousItem:
+    """A live original that seems to give a model instructions; `harm` is its retrievals x confidence."""
+
+    org_id: OrgId
+    item_id: ItemId
+    kinds: tuple[str, ...]
+    score: float
+    harm: float
+    source_agent_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuspiciousPage:
+    """Some suspicious originals, the most harmful first, of so many in all."""
+
+    total: int
+    items: tuple[SuspiciousItem, ...]
+
+
+def read_listed(conn: Connection, org_id: OrgId | None, *, limit: int, offset: int) -> SuspiciousPage:
+    """Live suspicious originals, the most harmful first; `org_id` None means every org."""
+    rows = conn.execute(LISTED, {"org_id": org_id, "limit": limit, "offset": offset}).all()
+    items = tuple(
+        SuspiciousItem(
+            OrgId(row.org_id), ItemId(row.item_id), tuple(row.kinds), row.score, float(row.harm),
+            row.source_agent_id,
+        )
+        for row in rows
+    )  # fmt: skip
+    return SuspiciousPage(rows[0].total if rows else 0, items)
 
 
 def read_texts(conn: Connection, org_id: OrgId, ids: Sequence[ItemId]) -> dict[tuple[ItemId, str], str]:

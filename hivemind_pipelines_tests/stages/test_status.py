@@ -16,6 +16,7 @@ from hivemind_pipelines_tests.builders import (
     insert_pending,
     insert_signal,
     public_dump,
+    set_item,
 )
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -42,7 +43,8 @@ def insert_run(store: Store, org: str, as_of: datetime, status: str = "finished"
     return run_id
 
 
-def insert_case(store: Store, org: str, stamp: str, status: str = "open") -> None:
+def insert_case(store: Store, org: str, stamp: str, status: str = "open") -> UUID:
+    case_id = uuid4()
     execute(
         store,
         "INSERT INTO distillation.contradiction_cases"
@@ -50,12 +52,13 @@ def insert_case(store: Store, org: str, stamp: str, status: str = "open") -> Non
         " VALUES (:org, :case_id, 'general', 'signals', :status, :at,"
         "         CASE WHEN :status <> 'open' THEN CAST(:at AS timestamptz) END, :run_id, :stamp)",
         org=org,
-        case_id=uuid4(),
+        case_id=case_id,
         status=status,
         at=NOW,
         run_id=uuid4(),
         stamp=stamp,
     )
+    return case_id
 
 
 def insert_spend(store: Store, org: str, at: datetime, usd: float, calls: int) -> None:
@@ -109,13 +112,37 @@ def test_tags_of_any_shape_do_not_disturb_the_counts(store: Store, tags: object)
     assert status_of(store, "acme").summaries == 0
 
 
+def test_live_items_are_counted_that_are_party_to_open_cases(store: Store) -> None:
+    items = insert_items(store, ["a", "b", "c", "d", "e"])
+    execute(
+        store,
+        "INSERT INTO distillation.registered_items (org_id, item_id, kind)"
+        " SELECT org_id, id, 'original' FROM public.knowledge_items",
+    )
+    opened, also, closed = (
+        insert_case(store, "acme", "stamp", status) for status in ("open", "open", "resolved")
+    )
+    for case_id, parties in ((opened, items[:3]), (also, items[1:4]), (closed, items[3:])):
+        for item in parties:
+            execute(
+                store,
+                "INSERT INTO distillation.case_items (org_id, case_id, item_id) VALUES ('acme', :case_id, :id)",
+                case_id=case_id,
+                id=item,
+            )
+    set_item(store, items[0], expired_at=NOW)
+    insert_item(store, "of another org", "beta")
+    assert status_of(store, "acme").in_open_cases == 3
+    assert status_of(store, "beta").in_open_cases == 0
+
+
 def test_open_cases_count_and_those_of_an_older_policy_are_stale(store: Store) -> None:
     insert_item(store, "x")
     insert_case(store, "acme", POLICY.fingerprint("contradiction"))
     insert_case(store, "acme", "an older policy")
     insert_case(store, "acme", "an older policy", status="resolved")
     found = status_of(store, "acme")
-    assert found.open_cases == 2
+    assert (found.open_cases, found.in_open_cases) == (2, 0)
     assert found.stale["contradiction"] == 1
     assert sum(found.stale.values()) == 1
 

@@ -42,6 +42,7 @@ EVERY_ORG = {
     "loading.FIND_KNOWN_ITEMS": "ids are unique over all orgs: an id of another org must be refused",
     "loading.FIND_KNOWN_PENDING": "ids are unique over all orgs: an id of another org must be refused",
     "status.SUMMARY_COUNTS": "counts by org",
+    "status.CASE_ITEM_COUNTS": "counts by org",
     "status.STALE_COUNTS": "counts by org",
     "status.SPEND": "counts by org",
     "status.LAST_RUNS": "the newest run of each org",
