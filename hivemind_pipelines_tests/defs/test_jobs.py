@@ -48,6 +48,20 @@ def test_a_distillation_run_materialises_every_stage_of_its_org(
     assert _metadata(commons_location.instance, "item_features", "acme")["items"] == 3
 
 
+def test_the_report_shows_what_waits_for_people(commons_location: Location, store: Store) -> None:
+    for item in insert_items(store, [RETRY, RETRY.replace("three", "nine")], retrieval_count=3):
+        insert_signal(store, item)
+    insert_pending(store, "ok thanks")
+    insert_pending(store, "Restart the ingress controller once its certificate was rotated")
+    assert commons_location.run("distillation", "acme").success
+    shown = _metadata(commons_location.instance, "distillation_report", "acme")
+    waiting = {
+        table: {record.data["name"]: record.data["count"] for record in shown[table].records}  # type: ignore[attr-defined]
+        for table in ("cases_by_age", "queue_by_label")
+    }
+    assert waiting == {"cases_by_age": {"up to a day": 1}, "queue_by_label": {"no label": 1, "too_short": 1}}
+
+
 def test_all_steps_of_a_run_share_one_run_row_and_one_instant(
     commons_location: Location, store: Store
 ) -> None:
@@ -124,6 +138,7 @@ def test_quality_is_materialised_only_when_a_score_moved(commons_location: Locat
     assert move.data["after"] < move.data["before"]
     assert "data:image/png;base64," in metadata["distribution"].value
     assert len(metadata["distribution"].value) < 8_000
+    assert 0.0 < metadata["score_p10"].value <= metadata["score_median"].value <= metadata["score_p90"].value
 
 
 def test_a_collapsed_distribution_is_a_warning_and_no_failure(
