@@ -16,7 +16,7 @@ from hivemind_pipelines.core.injection_rules import (
     TASK_VERBS,
     WORD_GAME,
     Kind,
-    rules,
+    matching_rules,
     rules_fingerprint,
 )
 from hivemind_pipelines.core.text import CODE_SPAN, clean, sentences
@@ -65,10 +65,7 @@ def _evidence(text: str) -> Iterator[tuple[Kind, float]]:
 
 
 def _matched(plain: str) -> Iterator[tuple[Kind, float]]:
-    folded = plain.lower()
-    for rule in rules():
-        if rule.pattern.search(folded):
-            yield rule.kind, rule.weight
+    yield from ((rule.kind, rule.weight) for rule in matching_rules(plain.lower()))
 
 
 def _plain(text: str) -> str:

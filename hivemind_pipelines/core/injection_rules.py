@@ -3,12 +3,14 @@
 import hashlib
 import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Literal, get_args
 
 from hivemind_pipelines.core.lexicon import words
+from hivemind_pipelines.core.literals import Sieve
 
 Kind = Literal[
     "override",
@@ -44,10 +46,23 @@ class Rule:
 
 @cache
 def rules() -> tuple[Rule, ...]:
-    """The shipped rules; raises ValueError for a kind that nobody knows."""
+    """The shipped rules, one a pattern; raises ValueError for a kind that nobody knows."""
     document = tomllib.loads(_shipped().decode())
     fragments = {f"<{name}>": pattern for name, pattern in document["fragments"].items()}
-    return tuple(_rule(entry, fragments) for entry in document["rules"])
+    return tuple(rule for entry in document["rules"] for rule in _rules(entry, fragments))
+
+
+def matching_rules(folded: str) -> Iterator[Rule]:
+    """The rules that find something in a lower-case text on one line."""
+    shipped = rules()
+    for number in sorted(_sieve().candidates(folded)):
+        if shipped[number].pattern.search(folded):
+            yield shipped[number]
+
+
+@cache
+def _sieve() -> Sieve:
+    return Sieve([rule.pattern for rule in rules()])
 
 
 @cache
@@ -60,14 +75,15 @@ def _shipped() -> bytes:
     return files("hivemind_pipelines.core").joinpath("injection_rules.toml").read_bytes()
 
 
-def _rule(entry: dict[str, object], fragments: dict[str, str]) -> Rule:
+def _rules(entry: dict[str, object], fragments: dict[str, str]) -> Iterator[Rule]:
     kind, weight, patterns = entry["kind"], entry["weight"], entry["patterns"]
     if kind not in KINDS or not isinstance(weight, float) or not isinstance(patterns, list):
         raise ValueError(f"a rule of injection_rules.toml is malformed: {kind}")
-    whole = "|".join(f"(?:{pattern})" for pattern in patterns)
-    for name, fragment in fragments.items():
-        whole = whole.replace(name, fragment)
-    return Rule(kind, weight, re.compile(whole))
+    for pattern in patterns:
+        whole = pattern
+        for name, fragment in fragments.items():
+            whole = whole.replace(name, fragment)
+        yield Rule(kind, weight, re.compile(whole))
 
 
 #: What a sentence opens with that gives a writer a task.

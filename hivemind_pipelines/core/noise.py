@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from hivemind_pipelines.core.literals import Sieve
 from hivemind_pipelines.core.text import clean
 
 #: Raised by hand when the code changes what counts as noise.
@@ -137,6 +138,7 @@ _SPAM_CUES: tuple[tuple[re.Pattern[str], float], ...] = tuple(
         (r"\b(?:www\.|https?://)\S+", 0.15),
     )
 )  # fmt: skip
+_SPAM_SIEVE = Sieve([pattern for pattern, _ in _SPAM_CUES])
 #: Of a longer text the cues weigh less: one of them may stand there by chance.
 SPAM_WORDS = 30.0
 #: What a single weak cue weighs, which stands in honest texts too.
@@ -146,7 +148,8 @@ _SHOUT = re.compile(r"\b[A-Z]{4,}\b")
 
 def _spam(text: str, word_count: int) -> float:
     """What the cues add up to."""
-    weight = sum(weight for pattern, weight in _SPAM_CUES if pattern.search(text))
+    cues = (_SPAM_CUES[number] for number in sorted(_SPAM_SIEVE.candidates(text)))
+    weight = sum(weight for pattern, weight in cues if pattern.search(text))
     shouted = len(_SHOUT.findall(text))
     if word_count and shouted >= 3 and shouted / word_count > 0.12:
         weight += 0.4
