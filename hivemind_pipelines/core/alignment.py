@@ -139,14 +139,15 @@ def _pair(removed: Run, added: Run) -> Iterator[Change]:
     paired_x, paired_y = {x for _, x, _ in kin}, {y for _, _, y in kin}
     removed_alone = [token for index, token in enumerate(removed) if index not in paired_x]
     added_alone = [token for index, token in enumerate(added) if index not in paired_y]
-    for token in removed_alone:
-        yield Change(lone_kind(token), (token,), (), _weight(removed_alone))
-    for token in added_alone:
-        yield Change(lone_kind(token), (), (token,), _weight(added_alone))
+    yield from (Change(kind, (token,), (), company) for token, kind, company in _alone(removed_alone))
+    yield from (Change(kind, (), (token,), company) for token, kind, company in _alone(added_alone))
 
 
-def _weight(alone: Run) -> int:
-    return sum(lone_kind(token) in _WEIGHTY for token in alone)
+def _alone(tokens: Run) -> Iterator[tuple[Token, ChangeKind, int]]:
+    """Each token without a counterpart with its kind, and how many of them are words of weight."""
+    kinds = [lone_kind(token) for token in tokens]
+    company = sum(kind in _WEIGHTY for kind in kinds)
+    return ((token, kind, company) for token, kind in zip(tokens, kinds, strict=True))
 
 
 _WEIGHTY = frozenset(
