@@ -41,6 +41,8 @@ def content_hash(content: str) -> str:
 
 def clean(content: str) -> str:
     """The text in compatible characters (NFKC) without invisible ones and with plain quotes."""
+    if content.isascii():
+        return content
     separated = _FRACTION.sub(" ", _RAISED.sub(lambda match: "^" + match.group(), content))
     return _INVISIBLE.sub("", unicodedata.normalize("NFKC", separated)).translate(_TYPOGRAPHY)
 
