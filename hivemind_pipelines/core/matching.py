@@ -32,6 +32,7 @@ __all__ = [
     "Prepared",
     "compare",
     "confirmation_request",
+    "cosine",
     "decide",
     "difference",
     "effective_decision",
@@ -143,7 +144,7 @@ def compare(a: MatchInput | Prepared, b: MatchInput | Prepared, policy: Matching
 def _similarities(a: Prepared, b: Prepared) -> dict[str, float]:
     smaller, larger = sorted((a.size, b.size))
     return {
-        "cosine": _cosine(a.item, b.item),
+        "cosine": cosine(a.item, b.item),
         "signature_jaccard": float(np.mean(a.item.signature == b.item.signature)),
         "shingle_jaccard": _jaccard(a.shingles, b.shingles),
         "word_jaccard": _jaccard(a.words, b.words),
@@ -157,11 +158,12 @@ def _similarities(a: Prepared, b: Prepared) -> dict[str, float]:
     }
 
 
-def _cosine(a: MatchInput, b: MatchInput) -> float:
+def cosine(a: MatchInput, b: MatchInput) -> float:
+    """The cosine of two texts' vectors in [0, 1]; 0 where there is none."""
     if a.vector is None or b.vector is None:
         return 0.0
-    cosine = float(np.dot(a.vector, b.vector))
-    return min(max(cosine, 0.0), 1.0) if np.isfinite(cosine) else 0.0
+    product = float(np.dot(a.vector, b.vector))
+    return min(max(product, 0.0), 1.0) if np.isfinite(product) else 0.0
 
 
 def _jaccard(a: frozenset[T], b: frozenset[T]) -> float:

@@ -4,14 +4,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import compress, islice
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hivemind_pipelines.core import blocking, conflict, matching, prescreen
+from hivemind_pipelines.core import blocking, conflict, likeness, matching, prescreen
+from hivemind_pipelines.core.likeness import Sketch
 from hivemind_pipelines.core.matching import Prepared
 from hivemind_pipelines.core.model import (
+    EMBEDDING_DIMENSION,
     Comparison,
     Discriminators,
     ItemId,
@@ -126,11 +129,11 @@ def _read(ctx: StageContext) -> _Read:
             conn, ctx.org_id, {one: bands[one] for one in anew},
             bucket_max=policy.matching.bucket_max, candidates_max=policy.prescreen.candidates_max,
         )  # fmt: skip
-        same = screening.read_same_class(conn, ctx.org_id, stamps)
+        same = screening.read_same_class(conn, ctx.org_id, queue.values())
         item_bands = screening.read_item_bands(conn, ctx.org_id, sorted(new_items))
         stored = screening.read_matches(conn, ctx.org_id)
     again = set(anew)
-    mates |= {(row, item) for row, item in same if row in queue and (row in again or item in new_items)}
+    mates |= {(row, item) for row, item in same if row in again or item in new_items}
     mates |= _bucket_mates(ctx, {row: own for row, own in bands.items() if row not in again}, item_bands)
     return _Read(queue, stored, anew, new_items, bands, waiting, live, mates)
 
@@ -245,7 +248,7 @@ def _same_class(queue: Mapping[PendingId, QueueRow], anew: Iterable[PendingId]) 
 
 
 class _Ready:
-    """Texts prepared for comparison, each once and only when it is needed."""
+    """Texts prepared for comparison, and pairs compared, each once and only when it is needed."""
 
     def __init__(
         self,
@@ -254,60 +257,98 @@ class _Ready:
         vector_of: VectorOf,
         inputs: Mapping[ItemId, MatchInput],
     ) -> None:
-        self._policy = ctx.policy.matching
-        self._queue = queue
-        self._vector_of = vector_of
-        self._inputs = inputs
-        self._prepared: dict[UUID, Prepared] = {}
+        self._policy = ctx.policy
+        self._texts: dict[UUID, MatchInput] = {one.item_id: one for one in inputs.values()}
+        self._texts |= {row.id: _as_input(row, vector_of.get(row.id)) for row in queue.values()}
+        self._sketches: dict[UUID, Sketch] = {}
+        self._found: dict[frozenset[UUID], _Found | None] = {}
 
-    def get(self, text_id: UUID) -> Prepared | None:
-        """The text; None of an item whose features are of another text by now."""
-        if text_id not in self._prepared:
-            given = self._input(text_id)
-            if given is None:
-                return None
-            self._prepared[text_id] = matching.prepare(given, self._policy)
-        return self._prepared[text_id]
+    def alike(self, pairs: Iterable[Pair]) -> Iterator[Pair]:
+        """The pairs near enough in meaning or in letters to be worth a comparison, in order.
 
-    def are_alike(self, one_id: UUID, other_id: UUID) -> bool:
-        """Whether two texts are near enough in meaning or in letters to be worth a comparison."""
-        one, other = self._input(one_id), self._input(other_id)
-        if one is None or other is None:
-            return False
-        if float(np.mean(one.signature == other.signature)) >= ALIKE_LETTERS:
-            return True
-        if one.vector is None or other.vector is None:
-            return False
-        return float(np.dot(one.vector, other.vector)) >= ALIKE_COSINE
+        An item whose features are of another text by now is like nothing.
+        """
+        known = (pair for pair in sorted(pairs) if all(one in self._texts for one in pair))
+        while chunk := tuple(islice(known, ALIKE_TOGETHER)):
+            one, other = ([self._texts[pair[side]] for pair in chunk] for side in (0, 1))
+            is_alike = _letters(one, other) >= ALIKE_LETTERS
+            is_alike |= _cosines(one, other) >= ALIKE_COSINE
+            yield from compress(chunk, is_alike)
 
-    def _input(self, text_id: UUID) -> MatchInput | None:
-        row = self._queue.get(PendingId(text_id))
-        if row is None:
-            return self._inputs.get(ItemId(text_id))
-        return MatchInput(
-            ItemId(text_id), row.content_hash, row.content, row.scope, Discriminators(), row.signature,
-            self._vector_of.get(text_id),
-        )  # fmt: skip
+    def get(self, text_id: UUID) -> Sketch:
+        """A text prepared."""
+        if text_id not in self._sketches:
+            prepared = matching.prepare(self._texts[text_id], self._policy.matching)
+            self._sketches[text_id] = likeness.sketch(prepared)
+        return self._sketches[text_id]
+
+    def compare(self, one_id: UUID, other_id: UUID) -> "_Found | None":
+        """A pair compared and decided; None when that can only find that the two are not near."""
+        key = frozenset((one_id, other_id))
+        if key not in self._found:
+            self._found[key] = self._compare(self.get(one_id), self.get(other_id))
+        return self._found[key]
+
+    def compare_fully(self, one: Prepared, other: Prepared) -> "_Found":
+        """A pair compared and decided, whether near or not."""
+        comparison = matching.compare(one, other, self._policy.matching)
+        return comparison, matching.decide(comparison, self._policy.matching)
+
+    def _compare(self, one: Sketch, other: Sketch) -> "_Found | None":
+        shown_min = min(self._policy.prescreen.near_duplicate_min, self._policy.matching.duplicate_min)
+        if shown_min > likeness.FAR_PROBABILITY_MAX and not likeness.may_be_near(one, other):
+            return None
+        return self.compare_fully(one.text, other.text)
+
+
+#: Pairs whose signatures and vectors are held beside one another at a time.
+ALIKE_TOGETHER = 4096
+
+_Found = tuple[Comparison, PairDecision]
+
+
+def _as_input(row: QueueRow, vector: NDArray[np.float32] | None) -> MatchInput:
+    return MatchInput(
+        ItemId(row.id), row.content_hash, row.content, row.scope, Discriminators(), row.signature, vector
+    )
+
+
+def _letters(one: Sequence[MatchInput], other: Sequence[MatchInput]) -> NDArray[np.float64]:
+    """The share of the signature that each pair has in common."""
+    equal = np.stack([text.signature for text in one]) == np.stack([text.signature for text in other])
+    return np.asarray(equal.mean(axis=1))
+
+
+def _cosines(one: Sequence[MatchInput], other: Sequence[MatchInput]) -> NDArray[np.float32]:
+    """The cosine of each pair, 0 where a text has no vector."""
+    return np.asarray(np.einsum("ij,ij->i", _vectors(one), _vectors(other)))
+
+
+def _vectors(texts: Sequence[MatchInput]) -> Vectors:
+    none = np.zeros(EMBEDDING_DIMENSION, dtype=np.float32)
+    return np.stack([none if text.vector is None else text.vector for text in texts])
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A pending row beside another text, compared and decided."""
+    """A pending row beside another text; `found` is None for two that cannot be near."""
 
     row: Prepared
     other: Prepared
-    comparison: Comparison
-    decided: PairDecision
+    found: _Found | None
 
     @property
     def may_conflict(self) -> bool:
         """Whether the two share words and are no duplicates."""
-        return self.decided.decision != "duplicate" and bool(self.comparison.score("is_near"))
+        if self.found is None:
+            return likeness.shares_words(self.row, self.other)
+        comparison, decided = self.found
+        return decided.decision != "duplicate" and bool(comparison.score("is_near"))
 
     @property
     def cosine(self) -> float:
         """How near the two lie."""
-        return self.comparison.score("cosine")
+        return matching.cosine(self.row.item, self.other.item)
 
 
 def _compared(
@@ -315,24 +356,23 @@ def _compared(
 ) -> Iterator[StoredMatch]:
     """The pairs that are near-duplicates; with an item, those too that cannot both be true."""
     by_row: defaultdict[PendingId, list[_Pair]] = defaultdict(list)
-    for pending_id, other_id in sorted(pair for pair in pairs if ready.are_alike(*pair)):
-        row, other = ready.get(pending_id), ready.get(other_id)
-        if row is not None and other is not None:
-            comparison = matching.compare(row, other, ctx.policy.matching)
-            decided = matching.decide(comparison, ctx.policy.matching)
-            by_row[pending_id].append(_Pair(row, other, comparison, decided))
+    for pending_id, other_id in ready.alike(pairs):
+        found = ready.compare(pending_id, other_id)
+        if found is not None or kind == "item":
+            by_row[pending_id].append(_Pair(ready.get(pending_id).text, ready.get(other_id).text, found))
     for pending_id, own in by_row.items():
         conflicts = _conflicts(ctx, own) if kind == "item" else {}
         for pair in own:
             reason = conflicts.get(pair.other.item.item_id)
-            if reason or prescreen.is_near(pair.comparison, pair.decided, ctx.policy.prescreen):
-                yield _match(pending_id, pair, kind, reason)
+            if reason or (pair.found is not None and prescreen.is_near(*pair.found, ctx.policy.prescreen)):
+                found = pair.found or ready.compare_fully(pair.row, pair.other)
+                yield _match(pending_id, pair, found, kind, reason)
 
 
 def _conflicts(ctx: StageContext, pairs: Sequence[_Pair]) -> dict[ItemId, str]:
     """Of the nearest items that are no duplicates, those that cannot be true beside the row, with the reason."""
     policy = ctx.policy.contradiction
-    near = [one for one in pairs if one.may_conflict and one.cosine >= policy.cosine_min]
+    near = [one for one in pairs if one.cosine >= policy.cosine_min and one.may_conflict]
     nearest = sorted(near, key=lambda one: (-one.cosine, one.other.item.item_id))
     found = {}
     for pair in nearest[: ctx.policy.prescreen.conflicts_max]:
@@ -346,12 +386,15 @@ def _conflicts(ctx: StageContext, pairs: Sequence[_Pair]) -> dict[ItemId, str]:
     return found
 
 
-def _match(pending_id: PendingId, pair: _Pair, kind: OtherKind, reason: str | None) -> StoredMatch:
-    scores, decided, other = dict(pair.comparison.scores), pair.decided, pair.other.item
+def _match(
+    pending_id: PendingId, pair: _Pair, found: _Found, kind: OtherKind, reason: str | None
+) -> StoredMatch:
+    comparison, decided = found
+    scores, other = dict(comparison.scores), pair.other.item
     similarity = max(scores["cosine"], scores["same_normalised"]) or scores["shingle_jaccard"]
-    found = Match(
+    match = Match(
         other.item_id, kind, similarity, decided.probability, decided.decision, decided.reason, reason
     )
     return StoredMatch(
-        pending_id, pair.row.item.content_hash, other.content_hash, found, holds=True, is_held=True
+        pending_id, pair.row.item.content_hash, other.content_hash, match, holds=True, is_held=True
     )

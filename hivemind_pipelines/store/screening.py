@@ -1,7 +1,8 @@
 """What pre-screening remembers: features, findings and matches of pending rows, and the items they met."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -338,13 +339,13 @@ SHARED_BUCKETS = text(f"""
     SELECT pending_id, item_id FROM ranked WHERE place <= :candidates_max
 """)
 
-# The same statement word for word, whatever the buckets say.
+# The same statement word for word, whatever the buckets say. Looked up by the keys: a join of two tables of
+# which the planner knows nothing yet went through one of them once a row.
 SAME_CLASS = text(f"""
-    SELECT q.pending_id, f.item_id FROM distillation.pending_features q
-    JOIN distillation.item_features f ON f.org_id = q.org_id AND f.class_key = q.class_key
+    SELECT f.class_key, f.item_id FROM distillation.item_features f
     JOIN public.knowledge_items k
         ON k.org_id = f.org_id AND k.id = f.item_id AND k.content_hash = f.content_hash AND {LIVE}
-    WHERE q.org_id = :org_id AND q.stamp = :features
+    WHERE f.org_id = :org_id AND f.class_key = ANY(CAST(:keys AS bytea[]))
 """)
 
 Pair = tuple[PendingId, UUID]
@@ -368,10 +369,13 @@ def read_bucket_mates(
     return {(PendingId(row.pending_id), row.item_id) for row in conn.execute(SHARED_BUCKETS, parameters)}
 
 
-def read_same_class(conn: Connection, org_id: OrgId, stamps: Stamps) -> set[Pair]:
-    """Rows and live items of equal normalised text and scope."""
-    rows = conn.execute(SAME_CLASS, {"org_id": org_id, "features": stamps.features})
-    return {(PendingId(row.pending_id), row.item_id) for row in rows}
+def read_same_class(conn: Connection, org_id: OrgId, rows: Iterable[QueueRow]) -> set[Pair]:
+    """These rows with the live items of equal normalised text and scope."""
+    rows_of: defaultdict[bytes, list[PendingId]] = defaultdict(list)
+    for row in rows:
+        rows_of[row.class_key].append(row.id)
+    found = conn.execute(SAME_CLASS, {"org_id": org_id, "keys": list(rows_of)})
+    return {(row_id, one.item_id) for one in found for row_id in rows_of[bytes(one.class_key)]}
 
 
 ITEM_BANDS = text("""
