@@ -81,9 +81,16 @@ def insert_items(store: Store, contents: Sequence[str], org: str = ACME, **colum
 
 def insert_pending(store: Store, content: str, org: str = ACME, **columns: object) -> PendingId:
     """One row of the review queue."""
-    row = _contribution(content, org) | {"is_sensitive_flagged": False} | columns
-    _insert(store, "pending_contributions", [row])
-    return PendingId(row["id"])
+    return insert_pendings(store, [content], org, **columns)[0]
+
+
+def insert_pendings(
+    store: Store, contents: Sequence[str], org: str = ACME, **columns: object
+) -> list[PendingId]:
+    """Several rows of the review queue with the same other columns, in one transaction."""
+    rows = [_contribution(content, org) | {"is_sensitive_flagged": False} | columns for content in contents]
+    _insert(store, "pending_contributions", rows)
+    return [PendingId(row["id"]) for row in rows]
 
 
 def insert_signal(

@@ -312,11 +312,13 @@ def read_unscreened_items(conn: Connection, org_id: OrgId, stamps: Stamps) -> di
     return {ItemId(row.id): row.content_hash for row in conn.execute(READ_UNSCREENED_ITEMS, parameters)}
 
 
-# A bucket above the cap is boilerplate. Each is looked up once, by its key.
+# A bucket above the cap is boilerplate. Each is looked up once, by its key. Rows have as many bands each, and
+# their buckets come in one list: ids and bands beside every bucket would be most of what is sent.
 SHARED_BUCKETS = text(f"""
     WITH probes AS MATERIALIZED (
-        SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:bands AS smallint[]), CAST(:buckets AS bigint[]))
-            AS n (pending_id, band, bucket)
+        SELECT (CAST(:ids AS uuid[]))[1 + (n.place - 1) / :bands] AS pending_id,
+               CAST((n.place - 1) % :bands AS smallint) AS band, n.bucket
+        FROM unnest(CAST(:buckets AS bigint[])) WITH ORDINALITY AS n (bucket, place)
     ), buckets AS MATERIALIZED (
         SELECT w.band, w.bucket, found.members
         FROM (SELECT DISTINCT band, bucket FROM probes) w
@@ -359,12 +361,11 @@ def read_bucket_mates(
     bucket_max: int,
     candidates_max: int,
 ) -> set[Pair]:
-    """Live items that share LSH buckets with these rows, the closest of each."""
-    probes = [(row, band, bucket) for row, own in sorted(bands.items()) for band, bucket in enumerate(own)]
+    """Live items that share LSH buckets with these rows, the closest of each; all have as many bands."""
     parameters = {
         "org_id": org_id, "bucket_max": bucket_max, "candidates_max": candidates_max,
-        "ids": [probe[0] for probe in probes], "bands": [probe[1] for probe in probes],
-        "buckets": [probe[2] for probe in probes],
+        "ids": list(bands), "bands": max(map(len, bands.values()), default=1),
+        "buckets": [bucket for own in bands.values() for bucket in own],
     }  # fmt: skip
     return {(PendingId(row.pending_id), row.item_id) for row in conn.execute(SHARED_BUCKETS, parameters)}
 
