@@ -26,6 +26,7 @@ import gzip
 import json
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -156,9 +157,12 @@ class RecordedRequest:
 
 
 class MessagesServer:
-    """The server of the module's docstring; a context manager, any free port, one thread a connection."""
+    """The server of the module's docstring; a context manager, any free port, one thread a connection.
 
-    def __init__(self) -> None:
+    With `tls` it speaks HTTPS alone; `connections` counts what came in, whether a session came about or not.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._answers: tuple[Answer, ...] = (DEFAULT,)
         self._answered = 0
         self._lock = threading.Lock()
@@ -166,12 +170,19 @@ class MessagesServer:
         self.requests: list[RecordedRequest] = []
         self.misbehaved = 0
         self._http = _Server(("127.0.0.1", 0), _handler_of(self))
+        self._http.tls = tls
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
 
     @property
     def base_url(self) -> str:
         """What to give a client as its base URL."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        scheme = "https" if self._http.tls else "http"
+        return f"{scheme}://127.0.0.1:{self._http.server_address[1]}"
+
+    @property
+    def connections(self) -> int:
+        """How many were accepted."""
+        return self._http.connections
 
     def respond_with(self, *answers: Answer) -> None:
         """Answer the requests from now on with these, in order; the last one stays."""
@@ -202,6 +213,20 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
+    tls: ssl.SSLContext | None = None
+    connections = 0
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        self.connections += 1
+        return connection, address
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """On the connection's own thread, for a handshake may take as long as the client likes."""
+        wrapped = request if self.tls is None else self.tls.wrap_socket(request, server_side=True)
+        super().finish_request(wrapped, client_address)
+        if wrapped is not request:
+            wrapped.close()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that hang up are what these tests are about."""

@@ -54,7 +54,7 @@ class ClaudeLlm:
     instance answers `circuit_open` without touching the network.
     Reasons: `timeout`, `connection`, `http_<status>`, `http_5xx`, `malformed`, `too_large`, `refusal`,
     `max_tokens`, `stop_reason`, `invalid_key`, `invalid_base_url`, `invalid_request`, `unexpected`,
-    `circuit_open`.
+    `certificate`, `circuit_open`. `tls` says whom to trust, otherwise it is the public authorities.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class ClaudeLlm:
         call_timeout_s: float = 60.0,
         *,
         limits: CallLimits | None = None,
+        tls: "ssl.SSLContext | None" = None,
         uniform: Callable[[float, float], float] = random.uniform,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -76,6 +77,7 @@ class ClaudeLlm:
         self._uniform = uniform
         self._sleep = sleep
         self._breaker = _Breaker(self._limits.straight_failures_max)
+        self._given_tls = tls
         self._tls: ssl.SSLContext | None = None
         self._tls_lock = threading.Lock()
 
@@ -172,9 +174,11 @@ class ClaudeLlm:
             return _refused(error.status_code, error.response.headers)
         except anthropic.APITimeoutError:
             return _Reply("timeout", is_transient=True)
-        except (anthropic.APIConnectionError, httpx2.TransportError, OSError):
+        except (anthropic.APIConnectionError, httpx2.TransportError, OSError) as error:
             if attempt.refused_as:
                 return _Reply(attempt.refused_as)
+            if _is_untrusted(error):
+                return _Reply("certificate")
             return _Reply("connection", is_transient=True)
         except (anthropic.AnthropicError, httpx2.InvalidURL, httpx2.HTTPError, ValueError, TypeError):
             return _Reply("invalid_request")
@@ -204,7 +208,7 @@ class ClaudeLlm:
                 # ANTHROPIC_LOG=debug, or a root logger at DEBUG, would print prompts.
                 for name in (anthropic.__name__, "httpx2", "httpcore2"):
                     logging.getLogger(name).setLevel(logging.WARNING)
-                self._tls = httpx2.create_ssl_context(trust_env=False)
+                self._tls = self._given_tls or httpx2.create_ssl_context(trust_env=False)
             return self._tls
 
 
@@ -260,6 +264,15 @@ def _shut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
         return
+
+
+def _is_untrusted(error: BaseException | None) -> bool:
+    """Whether the server could not prove who it is, which no further attempt changes."""
+    import ssl
+
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class _RefusedResponseError(OSError):

@@ -2,13 +2,17 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import get_args
 
 import pytest
 
-from hivemind_pipelines.core.model import Stage
+from hivemind_pipelines.core.model import LlmOutcome, LlmRequest, Stage
 from hivemind_pipelines.core.policy import DistillationPolicy
-from hivemind_pipelines.services.llm import CallLimits, ClaudeLlm
+from hivemind_pipelines.core.receipts import Receipt
+from hivemind_pipelines.services.llm import CallLimits, ClaudeLlm, Llm
 from hivemind_pipelines.stages import backlog
 from hivemind_pipelines.stages.backlog import ModelStamps
 from hivemind_pipelines.store import invariants
@@ -16,6 +20,9 @@ from hivemind_pipelines.store.connection import Store
 from hivemind_pipelines_tests.builders import insert_items, insert_pending, rows, scalar
 from hivemind_pipelines_tests.messages_server import DEFAULT, Answer, Body, Fault, MessagesServer, notes
 from hivemind_pipelines_tests.stages.commons import NOW, distil, policy, services
+from hivemind_pipelines_tests.tls import BrokenDoor, Flaw, Manner, served, trusting
+
+Door = MessagesServer | BrokenDoor
 
 KEY = "-".join(("sk", "canary", "of", "the", "key"))
 TOKEN = "gh" + "p_" + "8fK2mQ9xZr4TnB7wYc1LdH6vJs3PgE5aUoXi"
@@ -39,7 +46,7 @@ TOPICS = (
     ),
 )
 
-STALLS = {Fault.HANG, Fault.DRIP_HEADERS, Fault.DRIP_BODY}
+STALLS = {Fault.HANG, Fault.DRIP_HEADERS, Fault.DRIP_BODY, "tls_silent"}
 
 
 def said(*texts: str, sources: tuple[int, ...] = (1,)) -> Body:
@@ -74,27 +81,61 @@ LIES: dict[str, Answer] = {
     "too_long": quoting(" and so on" * 400),
 }
 
-CATALOGUE: dict[str, Answer] = {**{str(fault): fault for fault in Fault}, **LIES}
+ANSWERS: dict[str, Answer] = {**{str(fault): fault for fault in Fault}, **LIES}
+
+#: Behind these no answer comes about, for the session does not.
+DOORS: dict[str, Callable[[], AbstractContextManager[Door]]] = {
+    **{
+        f"tls_{flaw}": partial(lambda flaw: MessagesServer(served(flaw)), flaw) for flaw in get_args(Flaw)[1:]
+    },
+    **{f"tls_{manner}": partial(BrokenDoor, manner) for manner in get_args(Manner)},
+    "tls_plain_text": MessagesServer,
+}
+
+CATALOGUE = (*ANSWERS, *DOORS)
 
 FAST = (
     ("http_500", 0), ("reset", 1), ("truncated_json", 2), ("gzip_bomb", 0), ("refusal", 1), ("secret_in_code", 2),
-    ("echo_of_the_prompt", 0), ("http_401", 1),
+    ("echo_of_the_prompt", 0), ("http_401", 1), ("tls_self_signed", 1), ("tls_silent", 2),
 )  # fmt: skip
+
+
+class Topics:
+    """Which topic a request is about, by the order in which topics were first asked about."""
+
+    def __init__(self) -> None:
+        self._seen: list[frozenset[str]] = []
+
+    def number(self, body: Body) -> int:
+        """From 0."""
+        topic = frozenset(text for _, text in notes(body))
+        if topic not in self._seen:
+            self._seen.append(topic)
+        return self._seen.index(topic)
 
 
 def at(position: int, answer: Answer) -> Callable[[Body], Answer]:
     """This answer whenever the topic that was asked about as number `position` is asked about."""
-    seen: list[frozenset[str]] = []
+    topics = Topics()
 
     def respond(body: Body) -> Answer:
-        topic = frozenset(text for _, text in notes(body))
-        if topic not in seen:
-            seen.append(topic)
-        if seen.index(topic) != position:
+        if topics.number(body) != position:
             return DEFAULT
         return answer(body) if callable(answer) else answer
 
     return respond
+
+
+class TwoDoors:
+    """A model behind two doors, of which one topic finds the other."""
+
+    def __init__(self, position: int, door: ClaudeLlm, other: ClaudeLlm) -> None:
+        self.model = door.model
+        self._topics, self._position, self._doors = Topics(), position, (door, other)
+
+    def complete(self, request: LlmRequest) -> LlmOutcome:
+        number = self._topics.number({"messages": [{"content": request.user}]})
+        return self._doors[number == self._position].complete(request)
 
 
 def under() -> DistillationPolicy:
@@ -105,10 +146,10 @@ def under() -> DistillationPolicy:
     )  # fmt: skip
 
 
-def claude(server: MessagesServer, fault: str) -> ClaudeLlm:
+def claude(base_url: str, fault: str = "") -> ClaudeLlm:
     timeout_s = 0.5 if fault in STALLS else 15.0
     quick = CallLimits(backoff_base_s=0.0, retry_after_max_s=0.01)
-    return ClaudeLlm(KEY, "test-model", server.base_url, timeout_s, limits=quick)
+    return ClaudeLlm(KEY, "test-model", base_url, timeout_s, limits=quick, tls=trusting())
 
 
 @pytest.fixture
@@ -124,9 +165,26 @@ def _run(
     for topic in TOPICS:
         insert_items(store, topic)
     insert_pending(store, "A poor note", confidence=0.1)
-    server.respond_with(at(position, CATALOGUE[name]))
-    llm = claude(server, name)
-    receipts = distil(store, under=under(), using=services(llm))
+    if name in DOORS:
+        with DOORS[name]() as door:
+            other = claude(door.base_url.replace("http:", "https:"), name)
+            receipts = _distil(store, TwoDoors(position, claude(server.base_url), other))
+            elsewhere = door.connections
+    else:
+        server.respond_with(at(position, ANSWERS[name]))
+        receipts = _distil(store, claude(server.base_url, name))
+        elsewhere = 0
+    _costs_its_topic_alone(store, server.connections + elsewhere, receipts, name, position)
+    _names_no_key(store, caplog, "\n".join(receipt.model_dump_json() for receipt in receipts.values()))
+
+
+def _distil(store: Store, llm: Llm) -> dict[Stage, Receipt]:
+    return distil(store, under=under(), using=services(llm))
+
+
+def _costs_its_topic_alone(
+    store: Store, calls: int, receipts: dict[Stage, Receipt], name: str, position: int
+) -> None:
     summaries = rows(
         store, "SELECT content FROM public.knowledge_items WHERE source_agent_id = 'distillation'"
     )
@@ -134,17 +192,16 @@ def _run(
     stopped = name in ("http_401", "http_403")
     assert len(summaries) == (position if stopped else 2)
     later = datetime.now(UTC) + timedelta(hours=1)
-    [org] = backlog.read(store, under(), later, ModelStamps.of(services(llm))).orgs
+    [org] = backlog.read(store, under(), later, ModelStamps.of(services(claude("http://127.0.0.1:1")))).orgs
     assert org.due[Stage.CLUSTER_SUMMARIES] == 3 - len(summaries)
     _is_safe(published)
     assert receipts[Stage.PRESCREENED_CONTRIBUTIONS].counts()["flagged"] == 1
     assert receipts[Stage.DISTILLATION_REPORT].outcome in ("applied", "nothing_due")
-    assert len(server.requests) <= 40
-    assert scalar(store, "SELECT sum(calls) FROM distillation.llm_spend") == len(server.requests)
+    assert calls <= 40
+    assert scalar(store, "SELECT sum(calls) FROM distillation.llm_spend") == calls
     assert scalar(store, "SELECT count(*) FROM distillation.llm_spend WHERE is_reserved") == 0
     with store.read() as conn:
         assert invariants.violations(conn) == ()
-    _names_no_key(store, caplog, "\n".join(receipt.model_dump_json() for receipt in receipts.values()))
 
 
 def _is_safe(published: str) -> None:
@@ -192,7 +249,7 @@ def test_every_fault_at_every_topic_costs_its_topic_and_nothing_else(
 
 
 def test_the_catalogue_has_what_it_promises() -> None:
-    assert len(CATALOGUE) >= 54
+    assert len(set(CATALOGUE)) == len(CATALOGUE) >= 54
 
 
 #: No two of them in one place of a sentence contradict each other.
@@ -208,7 +265,9 @@ def test_ten_changed_items_cost_at_most_the_topics_they_touch(store: Store, serv
 
     def run(hours: int) -> int:
         asked = len(server.requests)
-        distil(store, under=under(), using=services(claude(server, "")), now=NOW + timedelta(hours=hours))
+        distil(
+            store, under=under(), using=services(claude(server.base_url)), now=NOW + timedelta(hours=hours)
+        )
         return len(server.requests) - asked
 
     assert run(0) == 3
