@@ -186,6 +186,31 @@ class ModelPrice(Section):
     output: Money
 
 
+#: The vendor's list prices without discounts for caching and batches, as its pages on single models gave
+#: them in October 2026 (platform.claude.com/docs, models and pricing); of models that have left these pages
+#: the last ones. A version nobody knows yet costs what the dearest of its family did.
+LIST_PRICES: Mapping[str, ModelPrice] = {
+    "claude-fable": ModelPrice(input=10.0, output=50.0),
+    "claude-mythos": ModelPrice(input=10.0, output=50.0),
+    "claude-opus": ModelPrice(input=15.0, output=75.0),
+    "claude-opus-4-5": ModelPrice(input=5.0, output=25.0),
+    "claude-opus-4-6": ModelPrice(input=5.0, output=25.0),
+    "claude-opus-4-7": ModelPrice(input=5.0, output=25.0),
+    "claude-opus-4-8": ModelPrice(input=5.0, output=25.0),
+    "claude-opus-5": ModelPrice(input=5.0, output=25.0),
+    "claude-opus-5-5": ModelPrice(input=4.0, output=20.0),
+    "claude-sonnet": ModelPrice(input=3.0, output=15.0),
+    "claude-sonnet-5": ModelPrice(input=2.0, output=10.0),
+    "claude-haiku": ModelPrice(input=1.0, output=5.0),
+    # For prompts up to 100,000 tokens, beyond which `llm_prompt_characters_max` lets none by default.
+    "claude-haiku-5-5": ModelPrice(input=0.1, output=0.5),
+    "claude-3": ModelPrice(input=3.0, output=15.0),
+    "claude-3-opus": ModelPrice(input=15.0, output=75.0),
+    "claude-3-5-haiku": ModelPrice(input=0.8, output=4.0),
+    "claude-3-haiku": ModelPrice(input=0.25, output=1.25),
+}
+
+
 class SafetyPolicy(Section):
     """Breakers and budgets; never part of a stamp, so changing them makes nothing stale."""
 
@@ -199,14 +224,8 @@ class SafetyPolicy(Section):
     llm_calls_per_day_max: Annotated[int, Field(ge=0, le=10_000_000)] = 2_000
     llm_usd_per_run_max: Money = 5.0
     llm_usd_per_day_max: Money = 50.0
-    #: Prices by the beginning of a model's name, the longest that fits; list prices of the vendor.
-    llm_prices: dict[str, ModelPrice] = Field(
-        default_factory=lambda: {
-            "claude-haiku": ModelPrice(input=1.0, output=5.0),
-            "claude-sonnet": ModelPrice(input=3.0, output=15.0),
-            "claude-opus": ModelPrice(input=15.0, output=75.0),
-        }
-    )
+    #: Prices by the beginning of a model's name, the longest that fits.
+    llm_prices: dict[str, ModelPrice] = Field(default_factory=lambda: dict(LIST_PRICES))
     #: US dollars per million input and output tokens of a model that is not in the table.
     llm_usd_per_mtok_input: Money = 3.0
     llm_usd_per_mtok_output: Money = 15.0

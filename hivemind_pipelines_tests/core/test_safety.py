@@ -98,6 +98,28 @@ def test_a_model_has_the_price_of_its_longest_name_in_the_table() -> None:
     assert policy.for_model("another") is policy
 
 
+@pytest.mark.parametrize(
+    ("model", "usd"),
+    [
+        ("claude-sonnet-4-6", 18.0),
+        ("claude-sonnet-5-5", 12.0),
+        ("claude-opus-4-1-20250805", 90.0),
+        ("claude-opus-4-20250514", 90.0),
+        ("claude-opus-4-8", 30.0),
+        ("claude-opus-5", 30.0),
+        ("claude-opus-5-5", 24.0),
+        ("claude-opus-7", 90.0),
+        ("claude-haiku-4-5", 6.0),
+        ("claude-haiku-5-5", 0.6),
+        ("claude-3-5-sonnet-20241022", 18.0),
+        ("claude-fable-5-1", 60.0),
+        ("somebody-else", 18.0),
+    ],
+)
+def test_a_million_tokens_each_way_cost_the_list_price(model: str, usd: float) -> None:
+    assert Budget(SafetyPolicy().for_model(model)).cost_usd(1_000_000, 1_000_000) == pytest.approx(usd)
+
+
 def test_a_lease_covers_an_answer_and_its_retry() -> None:
     with pytest.raises(ValueError, match="two calls"):
         SafetyPolicy(llm_lease=timedelta(seconds=100), llm_call_timeout=timedelta(seconds=60))
