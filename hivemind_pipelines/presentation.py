@@ -16,6 +16,7 @@ from hivemind_pipelines.stages.loading import LoadReport
 from hivemind_pipelines.stages.reporting import own_counts
 from hivemind_pipelines.stages.status import OrgStatus, Status
 from hivemind_pipelines.store.migrations.migrate import MigrationResult
+from hivemind_pipelines.store.status import Delay
 
 #: Pipes and files have no width; a table there must not be cut to 80 columns.
 PLAIN_WIDTH = 200
@@ -118,9 +119,19 @@ def show_status(console: Console, status: Status) -> None:
         console.print(table)
     else:
         _say(console, "the commons is empty: load a file with `hivemind-pipelines load FILE.jsonl`")
+    for org in status.orgs:
+        for delay in org.delays:
+            _say(console, _delayed(org, delay))
     _say(console, str(status.gate))
     for key, value in status.last_run_keys.items():
         _say(console, f"{key}: {printable(value)}")
+
+
+def _delayed(org: OrgStatus, delay: Delay) -> str:
+    again = (
+        f"again from {delay.next_attempt_at:%Y-%m-%d %H:%M}" if delay.next_attempt_at else "at the next run"
+    )
+    return f"{printable(org.org_id)}: {delay.topics:,} topics wait for a summary ({delay.reason}), {again}"
 
 
 def _org_cells(org: OrgStatus) -> Iterator[str]:

@@ -101,6 +101,9 @@ class SummariesReceipt(Receipt):
     retired: int = 0
     rejected: int = 0
     skipped: int = 0
+    #: How many topics each reason code rejected, and skipped.
+    rejected_for: dict[str, int] = {}
+    skipped_for: dict[str, int] = {}
     llm_calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0

@@ -45,6 +45,7 @@ def run(ctx: StageContext) -> SummariesReceipt:
         retired=len(upkeep.retire),
         revived=len(upkeep.revive),
         skipped=held_back,
+        skipped_for={reason: held_back} if held_back else {},
         forecast_calls=forecast.calls,
         forecast_usd=forecast.usd,
         note=f"{reason}: {held_back}" if held_back else "",
@@ -183,8 +184,11 @@ def _counted(
     receipt: SummariesReceipt, maintained: Counter[str], outcomes: Sequence[Written], purse: Purse
 ) -> SummariesReceipt:
     results = Counter(written.result for written in outcomes)
-    reasons = Counter(written.reason for written in outcomes if written.reason)
-    reasons["scan_failed"] += maintained["scan_failed"]
+    rejected_for, skipped_for = (
+        Counter(written.reason for written in outcomes if written.result == result)
+        for result in ("rejected", "skipped")
+    )
+    reasons = rejected_for + skipped_for + Counter(scan_failed=maintained["scan_failed"])
     redacted: Counter[str] = sum((Counter(dict(written.redacted)) for written in outcomes), Counter())
     applied = results["published"] + maintained["retired"] + maintained["revived"] + maintained["scanned"]
     retired = maintained["retired"] + sum(written.replaced for written in outcomes)
@@ -197,6 +201,8 @@ def _counted(
             "revived": maintained["revived"],
             "rejected": results["rejected"],
             "skipped": receipt.skipped + results["skipped"],
+            "rejected_for": dict(sorted(rejected_for.items())),
+            "skipped_for": dict(sorted((Counter(receipt.skipped_for) + skipped_for).items())),
             "llm_calls": purse.calls,
             "input_tokens": purse.input_tokens,
             "output_tokens": purse.output_tokens,

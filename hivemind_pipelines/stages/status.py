@@ -12,14 +12,14 @@ from hivemind_pipelines.stages.backlog import ModelStamps
 from hivemind_pipelines.store import status as store_status
 from hivemind_pipelines.store import suspicions
 from hivemind_pipelines.store.connection import Store
-from hivemind_pipelines.store.status import LastRun, Spend, StaleRows
+from hivemind_pipelines.store.status import Delay, LastRun, Spend, StaleRows
 
 
 @dataclass(frozen=True, slots=True)
 class OrgStatus:
     """One org: `live` counts `summaries`, `suspicious` originals and items `in_open_cases` in.
 
-    `waiting_summaries` are topics without one.
+    `waiting_summaries` are topics without one; `delays` say what the last attempt at some came to.
     """
 
     org_id: OrgId
@@ -31,6 +31,7 @@ class OrgStatus:
     in_open_cases: int
     suspicious: int
     waiting_summaries: int
+    delays: tuple[Delay, ...]
     due: Mapping[Stage, int] = field(hash=False)
     stale: Mapping[SectionGroup, int] = field(hash=False)
     spend_today: Spend
@@ -55,6 +56,7 @@ def read(store: Store, policy: DistillationPolicy, now: datetime, model_stamps: 
         in_open_cases = store_status.read_case_item_counts(conn)
         summaries = store_status.read_summary_counts(conn)
         stale = store_status.read_stale_counts(conn, staleness.row_stamps(policy, model_stamps))
+        delays = store_status.read_delays(conn)
         spend = store_status.read_spend(conn, since=midnight)
         last_runs = store_status.read_last_runs(conn)
         last_run_keys = store_status.read_last_run_keys(conn)
@@ -69,6 +71,7 @@ def read(store: Store, policy: DistillationPolicy, now: datetime, model_stamps: 
             in_open_cases=in_open_cases.get(org.org_id, 0),
             suspicious=suspicious.get(org.org_id, 0),
             waiting_summaries=org.waiting_summaries,
+            delays=delays.get(org.org_id, ()),
             due=org.due,
             stale=_by_section(stale.get(org.org_id, {})),
             spend_today=spend.get(org.org_id, Spend()),

@@ -108,6 +108,16 @@ SPEND = text("""
     WHERE at >= :since GROUP BY org_id
 """)
 
+# A job without a topic that stands is another stage's, or over.
+DELAYS = text("""
+    SELECT j.org_id, j.last_reason AS reason, count(*) AS topics, max(j.attempts) AS attempts,
+           min(j.next_attempt_at) AS next_attempt_at
+    FROM distillation.llm_jobs j
+    JOIN distillation.topic_clusters t ON t.org_id = j.org_id AND t.fingerprint = j.fingerprint
+    WHERE j.last_reason IS NOT NULL
+    GROUP BY j.org_id, j.last_reason ORDER BY j.org_id, j.last_reason
+""")
+
 LAST_RUNS = text("""
     SELECT DISTINCT ON (org_id) org_id, run_id, status, as_of, finished_at FROM distillation.runs
     WHERE job = 'distillation' AND org_id IS NOT NULL ORDER BY org_id, as_of DESC, run_id
@@ -135,6 +145,25 @@ class LastRun:
     status: RunStatus
     as_of: datetime
     finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Topics whose last attempt at a summary ended with this reason code, and when one is tried again."""
+
+    reason: str
+    topics: int
+    attempts: int
+    next_attempt_at: datetime | None
+
+
+def read_delays(conn: Connection) -> dict[OrgId, tuple[Delay, ...]]:
+    """Why topics wait for a summary, by org and reason."""
+    delays: dict[OrgId, tuple[Delay, ...]] = {}
+    for row in conn.execute(DELAYS):
+        delay = Delay(row.reason, row.topics, row.attempts, row.next_attempt_at)
+        delays[OrgId(row.org_id)] = (*delays.get(OrgId(row.org_id), ()), delay)
+    return delays
 
 
 def read_org_ids(conn: Connection) -> tuple[OrgId, ...]:

@@ -44,6 +44,7 @@ EVERY_ORG = {
     "status.SUMMARY_COUNTS": "counts by org",
     "status.CASE_ITEM_COUNTS": "counts by org",
     "status.STALE_COUNTS": "counts by org",
+    "status.DELAYS": "counts by org",
     "status.SPEND": "counts by org",
     "status.LAST_RUNS": "the newest run of each org",
 }
