@@ -63,7 +63,8 @@ def build_services(settings: Settings, policy: DistillationPolicy) -> Services:
     scanner = GatedScanner(policy.pii, more_names=name_finders(settings.gliner_model))
     return Services(
         MiniLmEmbedder(), scanner, llm, settings.llm_model, settings.home / "reports",
-        queue_scanner=without_persons(policy.pii), receipt_key=settings.receipt_key,
+        queue_scanner=scanner if policy.prescreen.detect_persons else without_persons(policy.pii),
+        receipt_key=settings.receipt_key,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +12,10 @@ from hivemind_pipelines.core.model import Finding, PendingId, Stage
 from hivemind_pipelines.core.receipts import PrescreenReceipt
 from hivemind_pipelines.core.undo import RunTarget
 from hivemind_pipelines.services.pii import ScanFailed, without_persons
+from hivemind_pipelines.settings import Settings
 from hivemind_pipelines.stages import backlog, undo
 from hivemind_pipelines.stages.backlog import ModelStamps
-from hivemind_pipelines.stages.context import Services
+from hivemind_pipelines.stages.context import Services, build_services
 from hivemind_pipelines.store.connection import Store
 from hivemind_pipelines_tests.builders import (
     ACME,
@@ -274,6 +276,18 @@ def test_another_pii_section_scans_every_row_again(store: Store) -> None:
     distil(store, under=strict, using=under_strict)
     assert rows(store, "SELECT text_stamp FROM distillation.pending_features") != scanned
     assert due(store, strict, under_strict) == 0
+
+
+def test_names_of_people_are_told_where_the_policy_asks_for_them(store: Store, tmp_path: Path) -> None:
+    row = insert_pending(store, f"{POOL}. Ask Margaret Thompson, who said it first.")
+    quiet, asking = policy(pii={}), policy(pii={}, prescreen={"detect_persons": True})
+    settings = Settings(home=tmp_path)
+    scanners = [build_services(settings, under).queue_scanner for under in (quiet, asking)]
+    distil(store, under=quiet, using=services(queue_scanner=scanners[0]))
+    assert labels_of(store, row) == {}
+    assert due(store, asking, services(queue_scanner=scanners[1])) == 1
+    distil(store, under=asking, using=services(queue_scanner=scanners[1]))
+    assert labels_of(store, row)["pii"]["types"] == {"PERSON": 1}
 
 
 def test_a_row_that_older_rules_found_harmless_is_read_again(store: Store) -> None:
