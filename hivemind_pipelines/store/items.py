@@ -228,9 +228,13 @@ def store_features(conn: Connection, org_id: OrgId, change: StoreFeatures, *, st
     return conn.execute(UPSERT_FEATURES, parameters).rowcount
 
 
+#: Nine digits tell all single-precision numbers apart; every digit more is only sent, quoted and parsed.
+_VECTOR_TEXT = f"[{','.join(['%.9g'] * EMBEDDING_DIMENSION)}]"
+
+
 def vector_literal(row: NDArray[np.float32]) -> str | None:
-    """pgvector's text form of a usable vector, None of an all-zero row."""
-    return "[" + ",".join(map(repr, row.tolist())) + "]" if row.any() else None
+    """pgvector's text form of a usable vector of shape (384,), None of an all-zero row."""
+    return _VECTOR_TEXT % tuple(row.tolist()) if row.any() else None
 
 
 def _discriminators_json(value: Discriminators) -> str:
