@@ -1,7 +1,7 @@
 """Features: what matching keeps of an item, so that no later stage reads its text to find candidates."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -53,8 +53,21 @@ def signatures(contents: Sequence[str], policy: MatchingPolicy) -> Signatures:
     """The MinHash signatures of texts, uint32 of shape (n, num_perm)."""
     if not contents:
         return np.empty((0, policy.num_perm), dtype=np.uint32)
-    from datasketch import MinHash  # half a second of scipy that only this function needs
+    from datasketch import MinHash, sha1_hash32  # half a second of scipy that only this function needs
 
     sets = (shingles(folded(content) or normalise(content), policy.shingle_size) for content in contents)
-    generated = MinHash.generator(sets, num_perm=policy.num_perm, seed=SIGNATURE_SEED)
+    hashed = _Kept(sha1_hash32).__getitem__
+    generated = MinHash.generator(sets, num_perm=policy.num_perm, seed=SIGNATURE_SEED, hashfunc=hashed)
     return np.array([minhash.hashvalues for minhash in generated]).astype(np.uint32)
+
+
+class _Kept(dict[bytes, int]):
+    """The hash of each shingle, taken once; texts of one language share most of theirs."""
+
+    def __init__(self, hashed: Callable[[bytes], int]) -> None:
+        super().__init__()
+        self._hashed = hashed
+
+    def __missing__(self, shingle: bytes) -> int:
+        self[shingle] = value = self._hashed(shingle)
+        return value

@@ -2,6 +2,7 @@
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 
 from hivemind_pipelines.core.lexicon import (
     ANTONYMS,
@@ -154,6 +155,7 @@ def _is_named_after(a: str, b: str) -> bool:
     return long.startswith(short) and rest is not None
 
 
+@lru_cache(maxsize=32_768)
 def stem(word: str) -> str:
     """A word without the endings of number, tense and adverb."""
     for ending, stem_min in (("'s", 3), ("ing", 3), ("ed", 3), ("es", 3), ("ly", 4), ("s", 3)):

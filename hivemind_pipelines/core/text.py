@@ -3,6 +3,7 @@
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 
 CODE_SPAN = re.compile(r"(```.*?```|``.+?``|`[^`]*`)", re.DOTALL)
 
@@ -98,10 +99,23 @@ def _code(span: str) -> str:
 
 
 def _prose(text: str) -> str:
-    return " ".join(["" if not chunk else _fold(chunk) for chunk in _SPACES.split(text)])
+    return " ".join(map(_fold, _SPACES.split(text)))
+
+
+#: Longer chunks are no words of any language, and not kept.
+_WORD_MAX = 24
 
 
 def _fold(chunk: str) -> str:
+    return _fold_word(chunk) if len(chunk) <= _WORD_MAX else _fold_chunk(chunk)
+
+
+@lru_cache(maxsize=32_768)
+def _fold_word(word: str) -> str:
+    return _fold_chunk(word)
+
+
+def _fold_chunk(chunk: str) -> str:
     """Lower-case a chunk that is plain words and punctuation; leave anything that looks like code."""
     core = chunk.strip("\"'()[]{}<>*.,;:!?…")
     if not _FOLDABLE.fullmatch(core) or not all(map(_is_plain, re.split(r"['-]", core))):
