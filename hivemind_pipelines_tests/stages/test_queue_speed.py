@@ -59,7 +59,7 @@ def notes(count: int, seed: int) -> list[str]:
     while len(found) < count:
         note = ". ".join(draw.sample(said, draw.randint(1, 4)))
         renamed = _LONG_WORD.sub(
-            lambda word: draw.choice(words) if draw.random() < 0.7 else word.group(), note
+            lambda word: draw.choice(words) if draw.random() < 0.9 else word.group(), note
         )
         found["".join(str(draw.randint(1, 9)) if char.isdigit() else char for char in renamed) + "."] = None
     return list(found)
