@@ -150,7 +150,7 @@ class PrescreenPolicy(Section):
     spam_min: Share = 0.8
     #: What a secret, personal data, a failed scan or a planted instruction leave of a row's value, each.
     care_factor: Share = 0.6
-    #: Look for names of people too, with the model of the gate: some 2 ms a row, which doubles the time of a
+    #: Look for names of people too, with the model of the gate: some 2 ms a row, which nearly doubles the time of a
     #: queue nobody has read, and of 7 rows it marked among 600 technical notes 4 named a person.
     detect_persons: bool = False
     #: Set `is_sensitive_flagged` on rows with a secret, personal data or a failed scan.
