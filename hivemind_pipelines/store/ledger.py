@@ -43,9 +43,9 @@ class Entry:
     """One effect on one subject; `before` and `after` hold what undo needs to be exact.
 
     Values are JSON's own, UUID or datetime. `merge`: before {expired_at, canonical, canonical_tags},
-    after {expired_at, canonical}. `repoint`: {canonical} twice. `unmerge`: the merge's inverse, with a
-    reason in after. `supersede`: {expired_at}, before with the followers that lost their canonical.
-    `date`: {valid_at, invalid_at} twice.
+    after {expired_at, canonical}. `repoint`: {canonical} twice, before with canonical_tags. `unmerge`: the
+    merge's inverse, with a reason in after. `supersede`: {expired_at}, before with the followers that lost
+    their canonical. `date`: {valid_at, invalid_at} twice.
     The subject of `open_case` and `decide_case` is the case, of `publish`, `revive`, `retire` and
     `import_derivation` the summary, of `flag` and `unflag` the pending row, of `judge` the pair, else the item.
     """

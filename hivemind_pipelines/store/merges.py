@@ -146,7 +146,7 @@ SYNC_LINKS = text("""
         SELECT t.id, t.tags,
                g.links,
                (SELECT l.before ->> 'canonical_tags' FROM distillation.ledger l
-                WHERE l.org_id = :org_id AND l.change = 'merge'
+                WHERE l.org_id = :org_id AND l.change IN ('merge', 'repoint') AND l.before ? 'canonical_tags'
                   AND l.after ->> 'canonical' = t.id::text ORDER BY l.seq LIMIT 1) AS origin
         FROM touched t LEFT JOIN grouped_links g ON g.id = t.id
     )
@@ -233,10 +233,10 @@ def unmerge_entry(
 def merge_entry(row: Any) -> Entry:
     """The ledger entry of a duplicate that was merged or re-pointed."""
     after = {"expired_at": row.expired_at.isoformat(), "canonical": str(row.canonical_id)}
+    tags = {"canonical_tags": row.canonical_tags}
     if not row.is_new:
-        return Entry("repoint", row.duplicate_id, {"canonical": str(row.previous_id)}, after)
-    before = {"expired_at": None, "canonical": None, "canonical_tags": row.canonical_tags}
-    return Entry("merge", row.duplicate_id, before, after)
+        return Entry("repoint", row.duplicate_id, {"canonical": str(row.previous_id), **tags}, after)
+    return Entry("merge", row.duplicate_id, {"expired_at": None, "canonical": None, **tags}, after)
 
 
 def sync_provenance_links(conn: Connection, org_id: OrgId, entries: Sequence[Entry]) -> None:
