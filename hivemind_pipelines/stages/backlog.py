@@ -94,7 +94,6 @@ def stamps_of(policy: DistillationPolicy, model_stamps: ModelStamps) -> Stamps:
         prompt_version=CONFIRM_PROMPT_VERSION,
         rescan=rescan_fingerprint(model_stamps.scanner),
         judge=judge_of(policy, model_stamps.llm_model),
-        overlap_min=policy.contradiction.overlap_min,
     )
 
 

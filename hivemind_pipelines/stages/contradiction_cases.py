@@ -79,6 +79,7 @@ def judge_of(policy: DistillationPolicy, llm_model: str) -> Judge:
     section = policy.contradiction
     return Judge(
         rules=policy.rules_stamp,
+        overlap_min=section.overlap_min,
         score_min=section.score_min,
         model=llm_model,
         judge_version=JUDGE_PROMPT_VERSION,

@@ -40,7 +40,6 @@ class Stamps:
     prompt_version: str
     rescan: str
     judge: Judge
-    overlap_min: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,21 @@ def store_examined(conn: Connection, org_id: OrgId, examined: Sequence[Examined]
     conn.execute(STORE, parameters)
 
 
+_MEMBERS = """
+    (SELECT f.{0} AS id UNION ALL
+     SELECT m.duplicate_id FROM distillation.merges m
+     WHERE m.org_id = f.org_id AND m.canonical_id = f.{0} AND NOT m.is_legacy)
+"""
+# What was examined under other merges is kept, and counts again as soon as it stands for a near pair.
+_IS_NEAR = f"""
+    EXISTS (
+        SELECT FROM {_MEMBERS.format("a_id")} x CROSS JOIN {_MEMBERS.format("b_id")} y
+        JOIN distillation.candidate_pairs c
+            ON c.org_id = f.org_id AND c.a_id = LEAST(x.id, y.id) AND c.b_id = GREATEST(x.id, y.id)
+        WHERE c.decision <> 'duplicate'
+          AND GREATEST((c.comparison #>> '{{scores,cosine}}')::float8,
+                       (c.comparison #>> '{{scores,content_overlap}}')::float8) >= :overlap_min)
+"""
 #: Pairs in conflict by today's rules, unless the model is sure that they are not; `f` is the pair.
 FOUND = f"""
     SELECT f.org_id, f.case_id, f.a_id, f.b_id, f.a_hash, f.b_hash, a.category::text AS category, f.reason,
@@ -153,7 +168,7 @@ FOUND = f"""
        AND v.a_hash = LEAST(f.a_hash COLLATE "C", f.b_hash COLLATE "C")
        AND v.b_hash = GREATEST(f.a_hash COLLATE "C", f.b_hash COLLATE "C")
     WHERE f.outcome IN ('contradiction', 'update', 'version_fork') AND f.score >= :score_min
-      AND f.stamp = :rules
+      AND f.stamp = :rules AND {_IS_NEAR}
 """
 #: Of those, the ones that open a case.
 IN_CONFLICT = "outcome IN ('contradiction', 'update', 'version_fork')"
@@ -163,9 +178,10 @@ FINDINGS = text(f"SELECT * FROM ({FOUND} AND f.org_id = :org_id) found WHERE {IN
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """By which rules, above which score, and by whose word above which confidence pairs are in conflict."""
+    """Which near pairs are in conflict: by which rules, above which score, by whose word above which confidence."""
 
     rules: str
+    overlap_min: float
     score_min: float
     model: str
     judge_version: str

@@ -84,7 +84,8 @@ def round_trip(store: Store, seed: int) -> None:
     assert scalar(store, published) == written, "a known fingerprint was written again"
 
 
-@pytest.mark.parametrize("seed", range(3))
+# The last two: a tag whose first link was a re-pointed one, and a conflict of other merges.
+@pytest.mark.parametrize("seed", [0, 1, 2, 110, 117])
 def test_a_policy_and_back_gives_the_state_before(store: Store, seed: int) -> None:
     round_trip(store, seed)
 
