@@ -50,23 +50,28 @@ def plan_cases(
     """Open a case for each group of similar suspects in a category; remember who stays alone.
 
     `signals` are those in no case yet, lone suspects of earlier runs among them, and those of open cases;
-    `vectors` has shape (384,) per item, items without one stand alone. An open case under `stamp` whose
-    signals still count for its items stays as it is. Those of any other open case are grouped anew: the
-    case is kept when its group stands again, else withdrawn. A withdrawn case of a group is reopened,
-    signals of a group whose case a person has decided are stamped with it. The order of the input does
-    not matter, and planning against the applied plan gives nothing.
+    `vectors` has shape (384,) per item, items without one stand alone. An open case under `stamp` stays as it
+    is while the signals of its category count for the items they counted for. Those of any other open case
+    are grouped anew: the case is kept when its group stands again, else withdrawn. A withdrawn case of a
+    group is reopened, signals of a group whose case a person has decided are stamped with it. The order of
+    the input does not matter, and planning against the applied plan gives nothing.
     """
     known = {case.case_id: case for case in standing}
-    moved = _moved(known, signals, stamp)
+    loose = _loose(known, signals, stamp)
+    moved = {
+        case.case_id for case in standing if case.is_open and (case.case_id in loose or case.stamp != stamp)
+    }
     by_item: defaultdict[ItemId, list[SuspectSignal]] = defaultdict(list)
     for signal in sorted(signals, key=lambda signal: signal.signal_id):
-        if signal.case_id is None or signal.case_id in moved:
+        if signal.case_id is None or signal.case_id in loose:
             by_item[signal.item_id].append(signal)
     changes: list[CaseChange] = []
     for category, item_ids in _groups(by_item, vectors, policy):
         group = [signal for item_id in item_ids for signal in by_item[item_id]]
         if len(item_ids) < 2:
-            changes += [_stamp(signal) for signal in group if not signal.is_stamped]
+            changes += [
+                _stamp(signal) for signal in group if not signal.is_stamped or _is_lent(signal, known)
+            ]
             continue
         case = _case(org_id, category, item_ids, group)
         moved.discard(case.case_id)
@@ -74,14 +79,32 @@ def plan_cases(
     return (*(WithdrawCase(case_id) for case_id in sorted(moved)), *sorted(changes, key=_order))
 
 
-def _moved(known: Mapping[CaseId, StandingCase], signals: Iterable[SuspectSignal], stamp: str) -> set[CaseId]:
-    """Open cases of another policy, and those with a signal that counts for an item outside them."""
-    moved = {case.case_id for case in known.values() if case.is_open and case.stamp != stamp}
-    for signal in signals:
-        case = known.get(signal.case_id) if signal.case_id is not None else None
-        if case is not None and case.is_open and signal.item_id not in case.item_ids:
-            moved.add(case.case_id)
-    return moved
+def _loose(known: Mapping[CaseId, StandingCase], signals: Sequence[SuspectSignal], stamp: str) -> set[CaseId]:
+    """The cases whose signals are grouped anew: of another policy, or in a category where one has moved.
+
+    Where items were merged or came back a category is grouped as a whole, so that the groups do not depend
+    on which merges held before.
+    """
+    held = [(signal, case) for signal in signals if (case := _holder(signal, known)) is not None]
+    moved = {signal.category for signal, case in held if case.stamp != stamp or _is_elsewhere(signal, case)}
+    return {case.case_id for signal, case in held if signal.category in moved}
+
+
+def _is_lent(signal: SuspectSignal, known: Mapping[CaseId, StandingCase]) -> bool:
+    """Whether it names a case that it does not hold open and would stay with, were it not taken away."""
+    case = _holder(signal, known)
+    return case is not None and not case.is_open
+
+
+def _holder(signal: SuspectSignal, known: Mapping[CaseId, StandingCase]) -> StandingCase | None:
+    """The case that a signal is stamped with."""
+    return None if signal.case_id is None else known.get(signal.case_id)
+
+
+def _is_elsewhere(signal: SuspectSignal, case: StandingCase) -> bool:
+    """Whether it counts for an item outside the case, or for one party now while it was another's."""
+    origin_id = signal.origin_id or signal.item_id
+    return signal.item_id not in case.item_ids or (origin_id in case.item_ids and origin_id != signal.item_id)
 
 
 def _place(

@@ -31,8 +31,8 @@ from hivemind_pipelines.store.items import LIVE, LOCK_ITEMS, ORIGINAL, register_
 from hivemind_pipelines.store.ledger import Applied, Entry
 
 SUSPECTS = text(f"""
-    -- Contradiction signals in no case, or in one that signals hold open. One on a duplicate counts for
-    -- its canonical: what two items say is in conflict, not which copy of it was flagged.
+    -- Contradiction signals in no case, or in an open one. One on a duplicate counts for its canonical: what
+    -- two items say is in conflict, not which copy of it was flagged.
     WITH flagged AS (
         SELECT s.id AS signal_id, s.knowledge_item_id AS origin_id, t.signal_id IS NOT NULL AS is_stamped,
                t.case_id, COALESCE(m.canonical_id, s.knowledge_item_id) AS item_id
@@ -44,7 +44,7 @@ SUSPECTS = text(f"""
         LEFT JOIN distillation.stamped_signals t ON t.org_id = k.org_id AND t.signal_id = s.id
         LEFT JOIN distillation.contradiction_cases c ON c.org_id = t.org_id AND c.case_id = t.case_id
         WHERE k.org_id = :org_id AND s.signal_type = 'contradiction' AND k.deleted_at IS NULL
-          AND {ORIGINAL} AND (t.case_id IS NULL OR (c.status = 'open' AND c.detector = 'signals'))
+          AND {ORIGINAL} AND (t.case_id IS NULL OR c.status = 'open')
     )
     SELECT f.*, k.category::text AS category
     FROM flagged f JOIN public.knowledge_items k ON k.org_id = :org_id AND k.id = f.item_id
@@ -122,7 +122,8 @@ INSERT_CLUSTER_SIGNAL = text("""
     ON CONFLICT DO NOTHING
 """)
 
-# The case may be older than its newest signal: those are added to it.
+# The case may be older than its newest signal: those are added to it. Signals that named a pair of the rules
+# leave it when they group otherwise; the pair's case is not theirs to withdraw.
 STAMP_SIGNALS = text("""
     INSERT INTO distillation.stamped_signals AS t (org_id, signal_id, item_id, case_id)
     SELECT k.org_id, s.id, k.id, c.case_id
@@ -131,7 +132,10 @@ STAMP_SIGNALS = text("""
     LEFT JOIN distillation.contradiction_cases c ON c.org_id = k.org_id AND c.case_id = CAST(:case_id AS uuid)
     WHERE k.org_id = :org_id AND s.id = ANY(CAST(:signals AS uuid[]))
     ON CONFLICT (org_id, signal_id) DO UPDATE SET case_id = EXCLUDED.case_id
-        WHERE t.case_id IS NULL AND EXCLUDED.case_id IS NOT NULL
+        WHERE (t.case_id IS NULL AND EXCLUDED.case_id IS NOT NULL) OR EXISTS (
+            SELECT FROM distillation.contradiction_cases r
+            WHERE r.org_id = t.org_id AND r.case_id = t.case_id AND r.case_id IS DISTINCT FROM EXCLUDED.case_id
+              AND r.status = 'open' AND r.detector <> 'signals')
 """)
 
 

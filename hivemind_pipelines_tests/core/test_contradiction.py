@@ -157,6 +157,34 @@ def test_a_case_follows_a_party_that_was_merged() -> None:
     assert second.case.item_ids == (item(1), item(3))
 
 
+def test_a_case_of_two_parties_that_became_one_is_withdrawn() -> None:
+    case = StandingCase(BOTH, PAIR, "now")
+    merged = replace(held(2, 1), origin_id=item(2))
+    assert plan([held(1, 1), merged], {1: 0}, known=[case]) == (WithdrawCase(BOTH),)
+
+
+def test_a_category_in_which_items_were_merged_is_grouped_as_a_whole() -> None:
+    other = case_id(ORG, [item(3), item(4)])
+    cases = [StandingCase(BOTH, PAIR, "now"), StandingCase(other, (item(3), item(4)), "now")]
+    back = replace(held(4, 5, other), origin_id=item(5))
+    signals = [held(1, 1), held(2, 2), held(3, 3, other), back]
+    *gone, opened_one = plan(signals, dict.fromkeys((1, 2, 3, 5), 0), known=cases)
+    assert gone == [WithdrawCase(id) for id in sorted((BOTH, other))]
+    assert isinstance(opened_one, OpenCase)
+    assert opened_one.case.item_ids == (item(1), item(2), item(3), item(5))
+
+
+def test_signals_leave_a_pair_of_the_rules_that_they_no_longer_name() -> None:
+    rules = StandingCase(BOTH, PAIR, "now", is_fixed=True, detector="rules")
+    apart = replace(held(2, 3), origin_id=item(3))
+    (change,) = plan([held(1, 1), apart], {1: 0, 3: 0}, known=[rules])
+    assert isinstance(change, OpenCase)
+    assert change.case.item_ids == (item(1), item(3))
+    lone = plan([held(1, 1), apart], {1: 0, 3: 7}, known=[rules])
+    assert lone == tuple(StampSuspect(SignalId(UUID(int=1_000 + n)), item(i)) for n, i in ((1, 1), (2, 3)))
+    assert plan([held(1, 1), held(2, 2)], {1: 0, 2: 0}, known=[rules]) == ()
+
+
 def test_a_case_that_a_person_decided_is_neither_withdrawn_nor_reopened() -> None:
     decided = StandingCase(BOTH, PAIR, "older", is_fixed=True)
     assert plan([], {}, known=[decided]) == ()

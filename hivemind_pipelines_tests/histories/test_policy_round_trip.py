@@ -84,8 +84,9 @@ def round_trip(store: Store, seed: int) -> None:
     assert scalar(store, published) == written, "a known fingerprint was written again"
 
 
-# The last two: a tag whose first link was a re-pointed one, and a conflict of other merges.
-@pytest.mark.parametrize("seed", [0, 1, 2, 110, 117])
+# A tag whose first link was a re-pointed one, a conflict of other merges, and signals that named a pair of the
+# rules while one of its parties was merged.
+@pytest.mark.parametrize("seed", [0, 1, 2, 110, 117, 118])
 def test_a_policy_and_back_gives_the_state_before(store: Store, seed: int) -> None:
     round_trip(store, seed)
 
