@@ -397,7 +397,8 @@ def _add_evaluate(commands: "Subparsers") -> None:
     evaluate.add_argument(
         "--fit",
         action="store_true",
-        help="duplicates: fit the shipped model again, and try it with each data set left out in turn",
+        help="duplicates, contradictions: fit the shipped model again, and try it with each data set, or style, "
+        "left out in turn",
     )
     evaluate.add_argument(
         "--model", metavar="OUT.json", type=Path, help="where --fit writes to, instead of the shipped model"

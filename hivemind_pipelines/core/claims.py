@@ -95,7 +95,8 @@ class Claim:
     """One sentence: its content words, and what it says of them.
 
     `polarity` is the product of its negations and minus words; `settings` are values given to names;
-    `slots` are the last words of a phrase such as `as files`, by what opens it.
+    `slots` are the last words of a phrase such as `as files`, by what opens it. An entry of a catalogue says
+    what something looks for (`Checks for ...`), and nothing of how things are.
     """
 
     span: Span
@@ -111,6 +112,7 @@ class Claim:
     lead: str
     is_recipe: bool
     is_task: bool
+    is_entry: bool
     is_dated: bool
     is_open: bool
     is_default: bool
@@ -169,7 +171,18 @@ _PHRASES: dict[tuple[str, ...], str] = {
         "override": (
             "take precedence over,takes precedence over,wins over,win over,has priority over,override,overrides"
         ),
-        "because": "due to,so that,in order to",
+        "because": "so that,in order to",
+        "caused-by": (
+            "caused by,was caused by,were caused by,due to,was due to,because of,came from,comes from,come from,"
+            "traced to,was traced to,traced back to,was traced back to,a result of,the result of,stems from,"
+            "stemmed from,down to,rooted in"
+        ),
+        "causing": "the reason for,responsible for,to blame for",
+        "at-least-once": "at least once,more than once",
+        "exactly-once": "exactly once",
+        "at-most-once": "at most once",
+        "sequentially": "one after another,one after the other,one by one,one at a time",
+        "real-time": "in real time,on the fly",
         "continue": "carry on,carries on,carried on,go on,goes on,keeps going,keep going",
         "quarterly": "every quarter,each quarter,once a quarter,per quarter",
         "before": "prior to,ahead of",
@@ -183,14 +196,15 @@ _PHRASES: dict[tuple[str, ...], str] = {
         "weekly": "every week,each week,once a week,once per week,per week",
         "monthly": "every month,each month,once a month,once per month,per month",
         "yearly": "every year,each year,once a year,annually,annual,per year",
-        "minutely": "every minute,per minute,a minute,each minute",
-        "secondly": "every second,per second,a second,each second",
+        "minutely": "every minute,per minute,each minute",
+        "secondly": "every second,per second,each second",
     }.items()
     for phrase in phrases.split(",")
 }
 _PHRASE_MAX = max(map(len, _PHRASES))
 
-_BOUNDS: dict[str, Bound] = {
+#: Words that say on which side of a value something lies.
+BOUNDS: dict[str, Bound] = {
     "≤": "most", "<=": "most", "≥": "least", ">=": "least", ">": "over", "<": "under", "above": "over",
     "over": "over", "exceeding": "over", "exceed": "over", "exceeds": "over", "beyond": "over", "below": "under",
     "under": "under", "within": "most", "maximum": "most", "max": "most", "minimum": "least", "min": "least",
@@ -226,6 +240,26 @@ _NUMBERED = words(
 )
 _DAY_KINDS = words("business calendar working consecutive full whole")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}.*")
+#: Numbers in words beside those that matching reads.
+_COUNT_WORDS = NUMBER_WORDS | {
+    "thirteen": "13", "fourteen": "14", "fifteen": "15", "sixteen": "16", "seventeen": "17", "eighteen": "18",
+    "nineteen": "19", "thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70",
+    "eighty": "80", "ninety": "90", "dozen": "12",
+}  # fmt: skip
+_FRACTIONS = {"half": 50.0, "third": 100.0 / 3, "quarter": 25.0, "fifth": 20.0, "tenth": 10.0}
+#: An article behind one of these counts the unit that follows: `after a week`.
+_LASTING = words(
+    "for after within inside in than until by under over about only every takes take lasts last least half up to"
+)
+_YEAR = re.compile(r"(?:19|20)\d\d")
+_YEAR_OPENERS = words("in of until till by since before after from through")
+#: What a year in front of one of these names is an issue of it.
+_ISSUED = words(
+    """
+    edition policy price pricing release version lts standard guideline guidelines rules handbook contract tariff
+    list catalogue catalog schedule agreement regulation terms plan model
+    """
+)
 _MONTHS = {
     "january": 1, "february": 2, "march": 3, "april": 4, "may": 5, "june": 6, "july": 7, "august": 8,
     "september": 9, "october": 10, "november": 11, "december": 12,
@@ -255,14 +289,15 @@ _VALUE_OPENERS = words(
 _BASED = words("built based runs run running deployed tested compiled")
 _CONDITIONS = words("if when while once unless whenever where")
 _CLAUSE_ENDS = words(", ; :") | {"then", "but"}
-_REASONS = words("because since")
+_REASONS = words("because since caused-by")
 _SMALL = FUNCTION_WORDS - {"in", "on", "from", "to", "by"} | words(
     """
     can could may might must shall should it its there have has had be get gets got still already also both
     if when while once unless whenever where after before until since because as than but in on to from by
     over under above below within without no not never always only every each any all some more most less
     least first last then so very quite just like such out off up down about around own same other another
-    too either neither nor none however yet again per ever even much many few lot lots way thing things make
+    caused-by causing too either neither nor none however yet again per ever even much many few lot lots way thing
+    things make
     makes made making let lets default now cannot he she what how why
     """
 )
@@ -309,6 +344,7 @@ def joined(claims: Sequence[Claim]) -> Claim:
         lead=claims[0].lead,
         is_recipe=any(claim.is_recipe for claim in claims),
         is_task=claims[0].is_task,
+        is_entry=claims[0].is_entry,
         is_dated=any(claim.is_dated for claim in claims),
         is_open=any(claim.is_open for claim in claims),
         is_default=any(claim.is_default for claim in claims),
@@ -342,6 +378,7 @@ def _claim(text: str, span: Span, codes: Sequence[Span]) -> Claim:
         lead=_lead(found, terms),
         is_recipe=_is_recipe(text, span, codes),
         is_task=bool(found) and _is_task(found),
+        is_entry=bool(found) and found[0].lower in _ENTRIES,
         is_dated=any(word.lower in CURRENCY_WORDS or word.lower == "no-longer" for word in found),
         is_open=any(word.lower in EXCEPTIONS for word in found),
         is_default=any(root(word.lower) == "default" for word in found),
@@ -409,6 +446,8 @@ def _releases(found: Sequence[_Word]) -> tuple[tuple[Release, ...], set[int]]:
         is_dotted = "." in number
         after = found[place + 1] if place + 1 < len(found) else None
         is_measured = after is not None and after.lower in UNITS and after.lower not in _SHORT_UNITS
+        is_issue = _ISSUED & {one.lower for one in found[place + 1 : place + 3]}
+        is_named |= bool(is_issue) and _YEAR.fullmatch(number) is not None
         leads = place == 0 and after is not None and after.lower == ":"
         is_opened = is_dotted and before is not None and before.lower in _SCOPE_OPENERS
         if is_measured or not (is_marked or is_named or number.count(".") > 1 or leads or is_opened):
@@ -470,7 +509,10 @@ def _quantities(found: Sequence[_Word], taken: set[int]) -> Iterator[Quantity]:
         if made is None:
             continue
         if made.dimension.endswith("/s"):
-            rated = next(other for other in range(place + 1, place + 4) if found[other].lower in _PERIODS)
+            # The period is told with the value and is none of its own.
+            rated = next(
+                (n for n in range(place + 1, place + 4) if found[n].lower in (*_PERIODS, "a", "an")), -1
+            )
         yield made
 
 
@@ -492,7 +534,11 @@ def _quantity(found: Sequence[_Word], place: int) -> Quantity | None:
         return Quantity(day, "date", "", _near(found, place), word.span, place)
     if before in _MONTHS or after in _MONTHS:
         return None
-    digits = "1" if word.lower == "one" and _counts(after) else NUMBER_WORDS.get(word.lower, word.lower)
+    if word.lower in _FRACTIONS and after == "of" and before in ("a", "one", ""):
+        return Quantity(_FRACTIONS[word.lower], "%", "", _near(found, place), word.span, place)
+    if _YEAR.fullmatch(word.lower) and before in _YEAR_OPENERS:
+        return Quantity(float(word.lower) * 100.0, "date", "", _near(found, place), word.span, place)
+    digits = "1" if _is_one(word.lower, before, after) else _COUNT_WORDS.get(word.lower, word.lower)
     match = _NUMBER.fullmatch(digits)
     if match is None:
         return None
@@ -512,12 +558,21 @@ def _quantity(found: Sequence[_Word], place: int) -> Quantity | None:
     end = found[unit_place].span.end if is_beside else word.span.end
     dimension, factor = _dimension(currency or unit)
     rate = _rate(found, place)
+    if word.lower in ("a", "an") and before == "half":
+        factor /= 2
     if dimension == "time" and before in ("every", "each"):
         dimension = "period"
     if rate is not None:
         dimension, factor = f"{dimension}/s", factor / rate
     near = _near(found, unit_place if is_beside else place)
     return Quantity(value * factor, dimension, _bound(found, place), near, Span(word.span.start, end), place)
+
+
+def _is_one(word: str, before: str, after: str) -> bool:
+    """Whether a word counts one of what follows it."""
+    if word == "one":
+        return _counts(after)
+    return word in ("a", "an") and before in _LASTING and after in UNITS and after not in _SHORT_UNITS
 
 
 def _counts(after: str) -> bool:
@@ -553,10 +608,14 @@ def _dimension(unit: str) -> tuple[str, float]:
 
 
 def _rate(found: Sequence[_Word], place: int) -> float | None:
-    """The seconds of `per minute` close behind a number."""
-    for word in found[place + 1 : place + 4]:
+    """The seconds of `per minute` or `a minute` close behind a number."""
+    for other, word in enumerate(found[place + 1 : place + 4], start=place + 1):
         if word.lower in _PERIODS:
             return _PERIODS[word.lower]
+        if word.lower in ("a", "an") and other + 1 < len(found) and found[other - 1].lower not in _LASTING:
+            dimension, seconds = _dimension(found[other + 1].lower if found[other + 1].lower in UNITS else "")
+            if dimension == "time":
+                return seconds
         if word.lower in (",", ";", ".", ":"):
             break
     return None
@@ -564,8 +623,8 @@ def _rate(found: Sequence[_Word], place: int) -> float | None:
 
 def _bound(found: Sequence[_Word], place: int) -> Bound:
     for word in reversed(found[max(0, place - 3) : place]):
-        if word.lower in _BOUNDS:
-            return _BOUNDS[word.lower]
+        if word.lower in BOUNDS:
+            return BOUNDS[word.lower]
         if word.lower not in _ARTICLES and word.lower not in ("of", "length", "is", "size"):
             break
     return ""
@@ -697,6 +756,13 @@ def _axes(found: Sequence[_Word], place: int) -> Iterator[tuple[str, int, bool]]
             "set",
         ):
             yield "switch", 1 if word.lower == "on" else -1, True
+        elif any(root(one.lower) in ("turn", "switch") for one in found[max(0, place - 4) : place]):
+            # "Turn swap off": the verb and its particle stand apart.
+            yield "switch", 1 if word.lower == "on" else -1, True
+        return
+    if word.lower in ("can", "may") and after == "only":
+        # What can only be is what must be.
+        yield "leave", -1, False
         return
     if word.lower in ("raise", "raises", "raised", "raising") and _follows(
         found, place, ("error", "exception", "errors")
@@ -836,6 +902,8 @@ _NOTE_KINDS = words(
     revert deps
     """
 )
+#: What an entry of a catalogue of checks begins with.
+_ENTRIES = words("checks detects reports flags finds enforces enforce disallows disallow warns forbids looks")
 _EVENT_ROOTS = frozenset(map(root, EVENTS))
 
 
@@ -848,6 +916,11 @@ def _relations(found: Sequence[_Word], terms: Sequence[Term]) -> Iterator[Relati
                 if word.lower == "after":
                     first, second = second, first
                 yield Relation("order", first, second, span)
+            case "because" | "caused-by" | "causing" | "caused" | "causes" if place:
+                effect, cause = _keys(terms, -1, place), _keys(terms, place, _clause_end(found, place))
+                if word.lower in ("causing", "caused", "causes"):
+                    effect, cause = cause, effect
+                yield Relation("cause", effect, cause, span)
             case "from":
                 to = next((n for n in range(place, len(found)) if found[n].lower == "to"), 0)
                 end = next((n for n in range(to, len(found)) if found[n].lower in _CLAUSE_ENDS), len(found))
@@ -886,6 +959,10 @@ def _relations(found: Sequence[_Word], terms: Sequence[Term]) -> Iterator[Relati
                 )
                 if split > 0:
                     yield Relation("order", _keys(terms, -1, split), _keys(terms, split, len(found)), span)
+
+
+def _clause_end(found: Sequence[_Word], start: int) -> int:
+    return next((n for n in range(start + 1, len(found)) if found[n].lower in _CLAUSE_ENDS), len(found))
 
 
 def _is_valued(found: Sequence[_Word], place: int) -> bool:

@@ -1,14 +1,17 @@
-"""Conflict: whether two texts can both be true, from what their sentences claim, and where they differ."""
+"""Conflict: whether two texts can both be true, by the evidence of the rules and a small fitted model."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.resources import files
+from math import exp
 from typing import Literal
 
-from hivemind_pipelines.core.claims import Claim, Quantity, Release, Side, Span, Term, joined, read
-from hivemind_pipelines.core.features import normalise_scope
-from hivemind_pipelines.core.lexicon import SYNONYMS
+from hivemind_pipelines.core import evidence
+from hivemind_pipelines.core.claims import Claim, Span
+from hivemind_pipelines.core.contrast import Contrast, contrast
+from hivemind_pipelines.core.evidence import NO_SCOPE, Shared, Text
 from hivemind_pipelines.core.model import Scope
-from hivemind_pipelines.core.opposites import PREFIXES, SCOPES
 from hivemind_pipelines.core.text import normalise
 
 Outcome = Literal["contradiction", "version_fork", "update", "both_true_in_scope", "none"]
@@ -16,25 +19,16 @@ Outcome = Literal["contradiction", "version_fork", "update", "both_true_in_scope
 #: Below this score two texts are not said to conflict, unless the policy says otherwise.
 SCORE_MIN = 0.5
 
-#: Two texts with more sentences in all conflict only from the higher score on.
-LONG_MIN = 5
-LONG_SCORE_MIN = 0.8
-
-#: Texts of up to so many sentences are also held against each other as a whole.
-WHOLE_MAX = 4
-
-#: Sentences with fewer shared content words are near by so much less.
-SHARED_MIN = 2
-LONELY = 0.75
-
-
-#: Axes on which two words part that often stand beside one another: they count where nothing else does.
-WEAK_AXES = frozenset({"leave", "breadth", "reach", "share", "choice"})
+#: A fork without evidence of a conflict weighs so much less than one with it.
+UNEXPLAINED_FORK = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """What two texts are to each other; the spans [start, end) are where they part, never their text."""
+    """What two texts are to each other; the spans [start, end) are where they part, never their text.
+
+    The score is a chance in (0, 1) for contradictions and updates, and how alike the claims are otherwise.
+    """
 
     outcome: Outcome
     reason: str
@@ -43,30 +37,7 @@ class Conflict:
     spans_b: tuple[Span, ...] = ()
 
 
-NO_SCOPE = Scope()
-
 NONE = Conflict("none", "none", 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Evidence:
-    """One way in which two claims part: its weight, and the terms or values that say so."""
-
-    reason: str
-    weight: float
-    a: tuple[Span, ...]
-    b: tuple[Span, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """The claims of a whole text and what any of them says."""
-
-    claims: tuple[Claim, ...]
-    scope: Scope
-    signs: frozenset[tuple[str, int]]
-    values: frozenset[tuple[str, float]]
-    keys: frozenset[str]
 
 
 def find(
@@ -78,7 +49,7 @@ def find(
     cosine: float | None = None,
     score_min: float = SCORE_MIN,
 ) -> Conflict:
-    """What two notes of one org are to each other by rules alone, whichever comes first.
+    """What two notes of one org are to each other without a language model, whichever comes first.
 
     `cosine` is the similarity of their embeddings in [0, 1], None where there is none.
     """
@@ -87,494 +58,65 @@ def find(
         return replace(turned, spans_a=turned.spans_b, spans_b=turned.spans_a)
     if normalise(a) == normalise(b):
         return NONE
-    left, right = _text(a, scope_a), _text(b, scope_b)
-    best = NONE
-    for claim_a, claim_b in _pairs(left, right):
-        found = _compare(claim_a, claim_b, left, right, cosine)
-        if len(left.claims) + len(right.claims) > LONG_MIN and found.score < LONG_SCORE_MIN:
-            continue
-        if (found.score, found.outcome == "contradiction") > (best.score, best.outcome == "contradiction"):
-            best = found
-    return best if best.score >= score_min else NONE
-
-
-def _text(text: str, scope: Scope) -> _Text:
-    claims = read(text)
-    return _Text(
-        claims=claims,
-        scope=scope,
-        signs=frozenset((side.axis, side.sign) for claim in claims for side in claim.sides),
-        values=frozenset((one.dimension, one.value) for claim in claims for one in claim.quantities),
-        keys=frozenset(key for claim in claims for key in claim.keys),
-    )
-
-
-def _pairs(left: _Text, right: _Text) -> Iterator[tuple[Claim, Claim]]:
-    """Each sentence with the one of the other text that it is nearest to, and short texts as a whole.
-
-    What a sentence says is held against its counterpart alone: elsewhere a text may name the opposite.
-    """
-    nearest_b = [_nearest(claim, right.claims) for claim in left.claims]
-    nearest_a = [_nearest(claim, left.claims) for claim in right.claims]
-    for place, found in enumerate(nearest_b):
-        if found is not None and nearest_a[found] == place:
-            yield left.claims[place], right.claims[found]
-    sizes = len(left.claims), len(right.claims)
-    if min(sizes) >= 1 and 1 < max(sizes) <= WHOLE_MAX:
-        yield joined(left.claims), joined(right.claims)
-
-
-def _nearest(claim: Claim, others: Sequence[Claim]) -> int | None:
-    """The place of the claim that shares the largest part of its words, the first of equals."""
-    shares = [2 * len(claim.keys & other.keys) / len(claim.keys | other.keys) for other in others]
-    best = max(range(len(shares)), key=lambda place: (shares[place], -place), default=None)
-    return best if best is not None and shares[best] > 0 else None
-
-
-def _compare(a: Claim, b: Claim, left: _Text, right: _Text, cosine: float | None) -> Conflict:
-    opposite = tuple(_opposite_sides(a, b, left, right))
-    shared = _Shared(a, b, opposite)
-    if shared.count < 1:
+    left, right = evidence.read_text(a, scope_a), evidence.read_text(b, scope_b)
+    if not left.claims or not right.claims:
         return NONE
-    evidence = max(_evidence(a, b, shared, opposite, left, right), key=lambda one: one.weight, default=None)
-    topical = shared.topical(cosine)
-    fork = None if a.is_recipe or b.is_recipe else _fork(a, b)
-    if fork is not None and (evidence is not None or shared.differs):
-        reason = f"fork:{evidence.reason if evidence else 'wording'}"
-        score = topical * (1.0 if evidence is not None else 0.9)
-        return Conflict("version_fork", reason, score, (fork[0].span,), (fork[1].span,))
-    if evidence is None:
+    forked = max(forks(left, right, cosine), key=lambda one: one.score, default=NONE)
+    if forked.score >= score_min:
+        return forked
+    weighed = _weigh(contrast(left, right, cosine), left, right)
+    return weighed if weighed.score >= score_min else NONE
+
+
+def forks(left: Text, right: Text, cosine: float | None) -> list[Conflict]:
+    """Statements for two releases of one product that say different things."""
+    found = []
+    for a, b in evidence.counterparts(left, right):
+        releases = None if a.is_recipe or b.is_recipe else evidence.fork(a, b)
+        opposite = tuple(evidence.opposite_sides(a, b, left, right))
+        shared = Shared(a, b, opposite)
+        if releases is None or shared.count < 1:
+            continue
+        told = max(
+            evidence.evidence(a, b, shared, opposite, left, right), key=lambda one: one.weight, default=None
+        )
+        if told is None and not shared.differs:
+            continue
+        score = shared.topical(cosine) * (UNEXPLAINED_FORK if told is None else 1.0)
+        reason = f"fork:{'wording' if told is None else told.reason}"
+        found.append(Conflict("version_fork", reason, score, (releases[0].span,), (releases[1].span,)))
+    return found
+
+
+def _weigh(found: Contrast, left: Text, right: Text) -> Conflict:
+    told = found.evidence
+    if told is None:
         return NONE
     outcome: Outcome = "contradiction"
-    if _versions_differ(left.scope, right.scope):
+    if evidence.versions_differ(left.scope, right.scope):
         outcome = "version_fork"
-    elif _is_contrasted(a, b, shared, evidence) or _scopes_differ(left.scope, right.scope):
+    elif found.is_scoped or evidence.scopes_differ(left.scope, right.scope):
         outcome = "both_true_in_scope"
-    elif a.is_dated != b.is_dated:
+    elif _is_dated(left.claims) != _is_dated(right.claims):
         outcome = "update"
-    return Conflict(outcome, evidence.reason, min(1.0, evidence.weight * topical), evidence.a, evidence.b)
+    score = chance(found.terms) if outcome in ("contradiction", "update") else found.weight
+    return Conflict(outcome, told.reason, score, told.a, told.b)
 
 
-class _Shared:
-    """Which content words of two claims mean the same, and which stand alone."""
+def _is_dated(claims: tuple[Claim, ...]) -> bool:
+    """Whether a text says that something holds now, or no longer."""
+    return any(claim.is_dated for claim in claims)
 
-    def __init__(self, a: Claim, b: Claim, opposite: Sequence[tuple[Side, Side]]) -> None:
-        used_a, used_b = {x.term.key for x, _ in opposite}, {y.term.key for _, y in opposite}
-        self.a = [term for term in a.terms if term.key not in used_a]
-        self.b = [term for term in b.terms if term.key not in used_b]
-        self.match: dict[str, str] = {}
-        rest = {term.key: term for term in self.b}
-        for term in {term.key: term for term in self.a}.values():
-            other = (
-                term.key
-                if term.key in rest
-                else next((k for k, o in rest.items() if _is_same(term, o)), None)
-            )
-            if other is not None:
-                self.match[term.key] = other
-                rest.pop(other)
-        self.keys_a, self.keys_b = {term.key for term in self.a}, {term.key for term in self.b}
-        self.lone_a = self.keys_a - set(self.match)
-        self.lone_b = self.keys_b - set(self.match.values())
 
-    @property
-    def count(self) -> int:
-        return len(self.match)
+def chance(terms: Mapping[str, float]) -> float:
+    """The probability in (0, 1) that two near texts with these terms contradict each other."""
+    total = _BIAS + sum(weight * terms[name] for name, weight in _WEIGHTS.items())
+    return 1.0 / (1.0 + exp(-min(max(total, -30.0), 30.0)))
 
-    @property
-    def differs(self) -> bool:
-        return bool(self.lone_a or self.lone_b)
 
-    @property
-    def containment(self) -> float:
-        return self.count / max(1, min(len(self.keys_a), len(self.keys_b)))
+def _load() -> tuple[float, dict[str, float]]:
+    document = json.loads(files(__package__).joinpath("conflict_model.json").read_text("utf-8"))
+    return document["bias"], document["weights"]
 
-    @property
-    def dice(self) -> float:
-        return 2 * self.count / max(1, len(self.keys_a) + len(self.keys_b))
 
-    def topical(self, cosine: float | None) -> float:
-        lexical = (self.containment + self.dice) / 2
-        if self.count < SHARED_MIN and min(len(self.keys_a), len(self.keys_b)) > 1:
-            lexical *= LONELY
-        if cosine is None:
-            return lexical
-        near = min(1.0, max(0.0, (cosine - 0.3) / 0.5))
-        return 0.6 * lexical + 0.4 * near
-
-
-def _is_same(a: Term, b: Term) -> bool:
-    if frozenset((a.form, b.form)) in SYNONYMS or frozenset((a.key, b.key)) in SYNONYMS:
-        return True
-    if a.is_code or b.is_code:
-        return a.key.strip("()") == b.key.strip("()")
-    short, long = sorted((a.key, b.key), key=len)
-    start = 0
-    while start < len(short) and short[start] == long[start]:
-        start += 1
-    return start >= 5 and (start == len(short) or start >= len(short) - 2) and len(long) - start <= 5
-
-
-def _evidence(
-    a: Claim, b: Claim, shared: _Shared, opposite: Sequence[tuple[Side, Side]], left: _Text, right: _Text
-) -> Iterator[_Evidence]:
-    if a.is_recipe or b.is_recipe:
-        return
-    yield from _assigned(a, b)
-    turned = _turned(a, b, shared)
-    if turned is not None and turned[2]:
-        yield _Evidence("order", 0.9, (turned[0],), (turned[1],))
-        return
-    if any(x.is_condition and y.is_condition and x.word_sign != y.word_sign for x, y in opposite):
-        return
-    if not (a.is_task and b.is_task):
-        numbers = tuple(_numbers(a, b, shared, left, right))
-        yield from numbers
-        yield from _released(a, b, shared)
-        if numbers:
-            return
-        if len(left.claims) + len(right.claims) < LONG_MIN:
-            yield from _replaced(a, b, shared)
-    yield from _opposed(a, b, opposite, shared, left, right)
-
-
-def _assigned(a: Claim, b: Claim) -> Iterator[_Evidence]:
-    for key, (value, span) in a.settings.items():
-        other = b.settings.get(key)
-        if other is not None and other[0] != value:
-            yield _Evidence("assignment", 1.0, (span,), (other[1],))
-
-
-# --- numbers
-
-
-def _numbers(a: Claim, b: Claim, shared: _Shared, left: _Text, right: _Text) -> Iterator[_Evidence]:
-    """Values of one dimension that belong to the same words and are not equal."""
-    for one in a.quantities:
-        for other in b.quantities:
-            if one.dimension != other.dimension:
-                continue
-            if _is_equal(one.value, other.value, one.dimension):
-                if {one.bound, other.bound} == {"most", "least"} and shared.dice >= 0.6:
-                    yield _Evidence("bound", 0.8, (one.span,), (other.span,))
-                continue
-            if _is_known(one, right) or _is_known(other, left):
-                continue
-            if _are_compatible(one, other):
-                continue
-            yield _Evidence(
-                f"number:{one.dimension}", _slot(a, b, one, other, shared), (one.span,), (other.span,)
-            )
-
-
-def _is_equal(a: float, b: float, dimension: str) -> bool:
-    """Whether two values are one; months and kilobytes are of no exact size."""
-    margin = 0.03 if dimension in ("bytes", "time", "period") else 1e-9
-    return abs(a - b) <= margin * max(abs(a), abs(b))
-
-
-def _is_known(one: Quantity, text: _Text) -> bool:
-    """Whether the other text has the very value too."""
-    return any(
-        dimension == one.dimension and _is_equal(value, one.value, dimension)
-        for dimension, value in text.values
-    )
-
-
-_FROM_ABOVE, _FROM_BELOW = ("most", "under"), ("least", "over")
-
-
-def _are_compatible(one: Quantity, other: Quantity) -> bool:
-    """Whether one limits from above, the other from below, and something lies between."""
-    if one.bound in _FROM_BELOW:
-        one, other = other, one
-    return one.bound in _FROM_ABOVE and other.bound in _FROM_BELOW and other.value <= one.value
-
-
-def _slot(a: Claim, b: Claim, one: Quantity, other: Quantity, shared: _Shared) -> float:
-    """How surely two values answer the same question."""
-    near_b = {shared.match.get(key, key) for key in one.near}
-    if one.near and other.near and near_b & other.near:
-        return 1.0
-    is_only = (
-        sum(q.dimension == one.dimension for q in a.quantities)
-        == 1
-        == sum(q.dimension == other.dimension for q in b.quantities)
-    )
-    if one.dimension == "count":
-        return 0.6 if is_only else 0.3
-    return 0.9 if is_only else 0.5
-
-
-def _released(a: Claim, b: Claim, shared: _Shared) -> Iterator[_Evidence]:
-    """Versions of one product that two claims otherwise alike ask for."""
-    if shared.dice < 0.75:
-        return
-    for one in a.releases:
-        for other in b.releases:
-            is_value = one.role == other.role == "value"
-            if is_value and one.product == other.product != "" and one.version != other.version:
-                yield _Evidence("version", 0.8, (one.span,), (other.span,))
-
-
-# --- order and comparison
-
-
-def _turned(a: Claim, b: Claim, shared: _Shared) -> tuple[Span, Span, bool] | None:
-    """Where two claims relate the same things, and whether the other way round; None where they do not."""
-    for one in a.relations:
-        first, second = ({shared.match.get(key, key) for key in side} for side in (one.first, one.second))
-        for other in b.relations:
-            if one.kind != other.kind:
-                continue
-            if one.kind != "rank" and not all((first, second, other.first, other.second)):
-                continue
-            straight = len(first & other.first) + len(second & other.second)
-            crossed = len(first & other.second) + len(second & other.first)
-            if straight != crossed:
-                return one.span, other.span, crossed > straight
-    return None
-
-
-# --- opposites
-
-
-def _opposed(
-    a: Claim, b: Claim, opposite: Sequence[tuple[Side, Side]], shared: _Shared, left: _Text, right: _Text
-) -> Iterator[_Evidence]:
-    product = a.polarity * b.polarity
-    by_terms = {(x.term.place, y.term.place): (x, y) for x, y in opposite}
-    product *= _reconciled(a, b)
-    strong = [pair for pair in by_terms.values() if pair[0].axis not in WEAK_AXES]
-    for x, y in strong:
-        if x.word_sign != y.word_sign and not (x.turns or y.turns):
-            product = -product
-    if not strong and product > 0 and len({x.axis for x, _ in opposite}) == 1:
-        product = -1
-    if _is_beyond(a, b):
-        product = -product
-    if product > 0:
-        return
-    if opposite:
-        x, y = (strong or opposite)[0]
-        yield _Evidence(f"opposite:{x.axis}", 1.0, (x.term.span,), (y.term.span,))
-    elif a.is_open or b.is_open or a.is_whole or b.is_whole:
-        return
-    elif bool(a.negations) != bool(b.negations):
-        if not _is_denied(a, b, shared):
-            return
-        spans = tuple(term.span for term in (a.negations or b.negations))
-        yield _Evidence(
-            "negation", 0.8, spans if a.negations else (a.span,), spans if b.negations else (b.span,)
-        )
-    elif _is_polar_apart(a, b, left, right) and shared.dice >= 0.5:
-        yield _Evidence("polarity", 0.7, (a.span,), (b.span,))
-
-
-def _is_denied(a: Claim, b: Claim, shared: _Shared) -> bool:
-    """Whether what one claim negates is said by the other, and said without `only`."""
-    denying, other = (a, b) if a.negations else (b, a)
-    if any(side.axis == "reach" and side.sign > 0 for side in other.sides):
-        return False
-    known = set(shared.match) if denying is a else set(shared.match.values())
-    known |= {side.term.key for side in other.sides}
-    for negation in denying.negations:
-        behind = [term for term in denying.terms if term.place > negation.place]
-        if behind and behind[0].key in known:
-            return True
-        if negation.place <= 1 and shared.dice >= 0.6:
-            # "Never do it so" against "do it so": the verb may be another.
-            return True
-    return False
-
-
-def _is_polar_apart(a: Claim, b: Claim, left: _Text, right: _Text) -> bool:
-    """Whether two texts of one sentence each differ by one word that turns it round."""
-    return len(left.claims) == 1 == len(right.claims) and {_minus(a), _minus(b)} == {0, 1}
-
-
-def _minus(claim: Claim) -> int:
-    """How many words turn a claim round."""
-    return len({side.term.place for side in claim.sides if side.turns}) + len(claim.negations)
-
-
-def _reconciled(a: Claim, b: Claim) -> int:
-    """-1 where a negated word says the same as its opposite does: `not open` and `closed`."""
-    pairs = {
-        (x.term.place, y.term.place)
-        for x in a.sides
-        for y in b.sides
-        if x.axis == y.axis and x.sign == y.sign and x.word_sign != y.word_sign and not (x.turns or y.turns)
-    }
-    return -1 if len(pairs) % 2 else 1
-
-
-def _is_beyond(a: Claim, b: Claim) -> bool:
-    """Whether one speaks of what lies beyond a limit and the other of what lies within the same limit."""
-    return any(
-        one.dimension == other.dimension
-        and _is_equal(one.value, other.value, one.dimension)
-        and one.bound != other.bound
-        and not {one.bound, other.bound}.isdisjoint(("over", "under"))
-        for one in a.quantities
-        for other in b.quantities
-    )
-
-
-def _replaced(a: Claim, b: Claim, shared: _Shared) -> Iterator[_Evidence]:
-    """Other words in the one place of two claims that agree in everything else."""
-    if not shared.lone_a or not shared.lone_b or a.is_task or b.is_task:
-        return
-    for opener in (
-        "as",
-        "per",
-        "in",
-        "use",
-        "uses",
-        "is",
-        "to",
-        "via",
-        "using",
-        "through",
-        "with",
-        "by",
-        "under",
-    ):
-        one, other = (claim.slots.get(opener, ()) for claim in (a, b))
-        if not one or not other or not _fills(one, shared.lone_a, a) or not _fills(other, shared.lone_b, b):
-            continue
-        is_value = all(any(term.is_code or term.is_name for term in side) for side in (one, other))
-        rest = min(len(shared.keys_a), len(shared.keys_b)) - min(len(shared.lone_a), len(shared.lone_b))
-        if (is_value or opener not in ("is", "to", "with", "by", "under")) and shared.count >= max(2, rest):
-            yield _Evidence("value", 0.8, tuple(t.span for t in one), tuple(t.span for t in other))
-    yield from _other_default(a, b, shared)
-
-
-def _other_default(a: Claim, b: Claim, shared: _Shared) -> Iterator[_Evidence]:
-    """Two defaults that differ in one name or code word."""
-    if not (a.is_default and b.is_default):
-        return
-    named = [
-        tuple(term for term in terms if term.key in lone and (term.is_code or term.is_name))
-        for terms, lone in ((shared.a, shared.lone_a), (shared.b, shared.lone_b))
-    ]
-    # Beside the value each side may have a verb of its own.
-    unnamed = max(len(shared.lone_a) - len(named[0]), len(shared.lone_b) - len(named[1]))
-    if all(named) and unnamed <= 1 and max(map(len, named)) <= 3:
-        yield _Evidence("default", 0.9, *(tuple(term.span for term in terms) for terms in named))
-
-
-def _fills(slot: Sequence[Term], lone: set[str], claim: Claim) -> bool:
-    """Whether the words that stand alone are those of the slot, but for the verb that opens it."""
-    start = slot[0].place
-    opened = {
-        term.key
-        for term in claim.terms
-        if start - 3 <= term.place < start and term.form.endswith(("ed", "t", "n"))
-    }
-    return bool(lone & {term.key for term in slot}) and lone <= {term.key for term in slot} | opened
-
-
-def _opposite_sides(a: Claim, b: Claim, left: _Text, right: _Text) -> Iterator[tuple[Side, Side]]:
-    for x in a.sides:
-        for y in b.sides:
-            if x.axis != y.axis or x.sign == y.sign:
-                continue
-            if (x.axis, y.sign) in left.signs or (x.axis, x.sign) in right.signs:
-                continue
-            if x.axis.startswith("task:") and (a.is_task or b.is_task or x.word_sign == y.word_sign):
-                continue
-            if x.axis in ("give", "life") and a.is_task and b.is_task:
-                continue
-            yield x, y
-    yield from _prefixed(a, b, left, right)
-    yield from ((x, y) for y, x in _prefixed(b, a, right, left))
-
-
-def _prefixed(a: Claim, b: Claim, left: _Text, right: _Text) -> Iterator[tuple[Side, Side]]:
-    """A word that a prefix turns round against the word itself."""
-    roots = {term.key: term for term in b.terms if len(term.key) >= 4 and not term.is_code}
-    for term in a.terms:
-        for prefix in PREFIXES:
-            other = roots.get(term.key.removeprefix(prefix)) if term.key.startswith(prefix) else None
-            if other is not None and term.key not in right.keys and other.key not in left.keys:
-                own = next((side for side in a.sides if side.term.key == term.key), None)
-                axis, turns = (own.axis, own.turns) if own else (f"prefix:{prefix}", False)
-                yield Side(axis, -1, -1, term, turns), Side(axis, 1, 1, other)
-
-
-# --- versions and scopes
-
-
-def _fork(a: Claim, b: Claim) -> tuple[Release, Release] | None:
-    scoped_a, scoped_b = ([one for one in claim.releases if one.role == "scope"] for claim in (a, b))
-    for one in scoped_a:
-        if any(_is_product(one, other) and one.version == other.version for other in scoped_b):
-            continue
-        for other in scoped_b:
-            if _is_product(one, other):
-                return one, other
-    return None
-
-
-def _is_product(one: Release, other: Release) -> bool:
-    generic = ("", "version")
-    return one.product == other.product or one.product in generic or other.product in generic
-
-
-def _versions_differ(a: Scope, b: Scope) -> bool:
-    x, y = normalise_scope(a.version), normalise_scope(b.version)
-    return bool(x and y and x != y)
-
-
-def _scopes_differ(a: Scope, b: Scope) -> bool:
-    columns = ((a.framework, b.framework), (a.language, b.language))
-    return any(x and y and x != y for x, y in ((normalise_scope(x), normalise_scope(y)) for x, y in columns))
-
-
-def _is_contrasted(a: Claim, b: Claim, shared: _Shared, evidence: _Evidence) -> bool:
-    """Whether the claims are about two things: two scopes of a kind, or two modifiers of one noun."""
-    used_a, used_b = set(evidence.a), set(evidence.b)
-    if evidence.reason in ("number:period", "number:weekday"):
-        firsts = [
-            next((q.place for q in claim.quantities if q.span in used), 9)
-            for claim, used in ((a, used_a), (b, used_b))
-        ]
-        if max(firsts) <= 1:
-            return True
-    lone_a = [term for term in shared.a if term.key in shared.lone_a and term.span not in used_a]
-    lone_b = [term for term in shared.b if term.key in shared.lone_b and term.span not in used_b]
-    if evidence.reason.removeprefix("opposite:") in WEAK_AXES:
-        # Who may or must is what they part about, not whom they are about.
-        return False
-    for x in lone_a:
-        for y in lone_b:
-            if SCOPES.get(x.form, -1) == SCOPES.get(y.form, -2):
-                return True
-    if _modifiers(a, b, shared, lone_a, lone_b):
-        return True
-    if any(
-        _are_apart(a.slots.get(opener, ()), b.slots.get(opener, ()), shared, used_a | used_b)
-        for opener in _SCOPING
-    ):
-        return True
-    return a.lead in shared.lone_a and b.lead in shared.lone_b
-
-
-#: What opens a phrase that narrows down what a claim is about.
-_SCOPING = ("from", "for", "of", "on", "in")
-
-
-def _are_apart(one: Sequence[Term], other: Sequence[Term], shared: _Shared, used: set[Span]) -> bool:
-    """Whether two phrases of a kind name altogether different things, neither of them the conflict itself."""
-    if not one or not other or any(term.span in used for term in (*one, *other)):
-        return False
-    return {term.key for term in one} <= shared.lone_a and {term.key for term in other} <= shared.lone_b
-
-
-def _modifiers(a: Claim, b: Claim, shared: _Shared, lone_a: Sequence[Term], lone_b: Sequence[Term]) -> bool:
-    heads_b = {term.place: term.key for term in b.terms}
-    heads_a = {term.place: term.key for term in a.terms}
-    before_b = {heads_b[term.place + 1] for term in lone_b if term.place + 1 in heads_b}
-    before_a = {shared.match.get(heads_a[term.place + 1], "") for term in lone_a if term.place + 1 in heads_a}
-    return bool(before_a & before_b - {""})
+_BIAS, _WEIGHTS = _load()

@@ -80,8 +80,8 @@ class MatchingPolicy(Section):
 class ContradictionPolicy(Section):
     """Which pairs are said to conflict, and how signals of a conflict are grouped into cases."""
 
-    #: Pairs of a lower score of the rules are no conflict. By `evaluate contradictions` on the pairs shipped
-    #: beside it: from here on precision no longer rises with the threshold, while recall falls.
+    #: Pairs of a lower chance are no conflict. With each style of the labelled pairs left out of fitting in
+    #: turn, precision is 0.89 from 0.4 to 0.6, while recall falls from 0.59 to 0.53.
     score_min: Annotated[float, Field(ge=0.3, le=1.0)] = 0.5
     #: Pairs below this similarity, by embedding and by shared words, are too far apart to be examined.
     overlap_min: Annotated[float, Field(ge=0.2, le=1.0)] = 0.5
@@ -355,7 +355,7 @@ class DistillationPolicy(Section):
 EXTRACTOR_VERSION = 2
 COMPARISON_VERSION = 3
 DECISION_VERSION = 3
-CONFLICT_VERSION = 3
+CONFLICT_VERSION = 4
 
 _GROUPS: dict[SectionGroup, tuple[str, ...]] = {
     "matching": ("matching",),

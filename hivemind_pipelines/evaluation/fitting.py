@@ -7,15 +7,13 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hivemind_pipelines.core import calibration, matching
 from hivemind_pipelines.core.model import Comparison
 from hivemind_pipelines.core.policy import MatchingPolicy
+from hivemind_pipelines.evaluation import logistic
+from hivemind_pipelines.evaluation.logistic import Flags, Floats, Model
 from hivemind_pipelines.evaluation.metrics import Confusion, auc, precision_recall, recall_at_precision
-
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 
 #: No file may teach that such a change weighs less than this: what is rare in one text is common in another.
 CEILINGS: Mapping[str, float] = {
@@ -48,27 +46,9 @@ FAR_WEIGHT = 0.2
 FULL_WEIGHT_PAIRS = 200
 
 L2 = 1e-4
-STEPS_MAX = 100
-STEP_MIN = 1e-6
-SWEEPS_MAX = 500
-DIGITS = 4
 PRECISION_MIN = 0.99
 
 SHIPPED_MODEL = "duplicate_model.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A bias and a weight for each term of `calibration.terms`, in its order."""
-
-    names: tuple[str, ...]
-    bias: float
-    weights: Floats
-
-    def probability(self, terms: Floats) -> Floats:
-        """The chance of each row of shape (n, k) to be one statement."""
-        chance: Floats = 1.0 / (1.0 + np.exp(-np.clip(terms @ self.weights + self.bias, -30.0, 30.0)))
-        return chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +128,7 @@ def fit(samples: Sequence[Sample]) -> Model:
     labels = np.concatenate([part.labels[~part.is_vetoed] for part in known]).astype(np.float64)
     weights = np.concatenate([_weights(part) for part in known])
     weights /= weights.sum()
-    design = np.column_stack((np.ones(len(rows)), rows))
-    lower, upper = _bounds(names)
-    found = _solve(design, labels, weights, lower, upper)
-    return Model(names, float(found[0]), found[1:])
+    return logistic.fit(names, rows, labels, weights, bounds=_bounds(names), l2=L2)
 
 
 def left_out(samples: Sequence[Sample], policy: MatchingPolicy) -> tuple[LeftOut, ...]:
@@ -187,13 +164,8 @@ def judge(model: Model, part: Sample, policy: MatchingPolicy) -> LeftOut:
 
 def document(model: Model, samples: Sequence[Sample], tried: Sequence[LeftOut]) -> dict[str, object]:
     """The model as it is shipped: the limits in force, and a report of what it was fitted on."""
-    weights = {
-        name: round(float(value), DIGITS) + 0.0
-        for name, value in zip(model.names, model.weights, strict=True)
-    }
     return {
-        "bias": round(model.bias, DIGITS),
-        "weights": weights,
+        **model.document(),
         "limits": json.loads(shipped_model().read_text("utf-8"))["limits"],
         "training": {
             "fitted_on": {
@@ -218,55 +190,7 @@ def _weights(part: Sample) -> Floats:
 
 
 def _bounds(names: Sequence[str]) -> tuple[Floats, Floats]:
-    """The smallest and largest value of the bias, which is free, and of each weight."""
+    """The smallest and largest value of each weight."""
     lower = [0.0 if name in calibration.SIMILARITIES else -np.inf for name in names]
     upper = [np.inf if name in calibration.SIMILARITIES else CEILINGS.get(name, 0.0) for name in names]
-    return np.array([-np.inf, *lower]), np.array([np.inf, *upper])
-
-
-def _solve(design: Floats, labels: Floats, weights: Floats, lower: Floats, upper: Floats) -> Floats:
-    """Projected Newton steps on the penalised log-loss until none moves a weight noticeably."""
-    penalty = np.full(design.shape[1], L2)
-    penalty[0] = 0.0
-    now = np.clip(np.zeros(design.shape[1]), lower, upper)
-    loss = _loss(design, labels, weights, penalty, now)
-    for _ in range(STEPS_MAX):
-        chance = 1.0 / (1.0 + np.exp(-np.clip(design @ now, -30.0, 30.0)))
-        gradient = design.T @ (weights * (chance - labels)) + penalty * now
-        curvature = (design * (weights * chance * (1.0 - chance))[:, None]).T @ design
-        # A term that no pair has would leave its own row empty.
-        curvature += np.diag(penalty + 1e-12)
-        step = _box_minimum(curvature, gradient, now, lower, upper) - now
-        size = 1.0
-        while size > STEP_MIN and _loss(design, labels, weights, penalty, now + size * step) > loss:
-            size /= 2.0
-        now = now + size * step
-        loss = _loss(design, labels, weights, penalty, now)
-        if float(np.abs(size * step).max()) < STEP_MIN:
-            break
-    return now
-
-
-def _loss(design: Floats, labels: Floats, weights: Floats, penalty: Floats, at: Floats) -> float:
-    logits = design @ at
-    return float(
-        (weights * (np.logaddexp(0.0, logits) - labels * logits)).sum() + 0.5 * (penalty * at**2).sum()
-    )
-
-
-def _box_minimum(curvature: Floats, gradient: Floats, now: Floats, lower: Floats, upper: Floats) -> Floats:
-    """The minimum of the quadratic model within the bounds, coordinate by coordinate."""
-    found = now.copy()
-    slope = gradient.copy()
-    for _ in range(SWEEPS_MAX):
-        largest = 0.0
-        for place in range(len(found)):
-            wanted = found[place] - slope[place] / curvature[place, place]
-            moved = float(np.clip(wanted, lower[place], upper[place])) - found[place]
-            if moved:
-                found[place] += moved
-                slope += moved * curvature[place]
-                largest = max(largest, abs(moved))
-        if largest < STEP_MIN / 10.0:
-            break
-    return found
+    return np.array(lower), np.array(upper)

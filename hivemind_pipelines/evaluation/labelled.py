@@ -15,7 +15,7 @@ from hivemind_pipelines.core.model import Category, Scope
 
 Row = TypeVar("Row")
 GroundingLabel = Literal["supported", "partially_supported", "not_supported"]
-DuplicatesShape = Literal["pairs", "clusters"]
+FileShape = Literal["pairs", "clusters"]
 Span = tuple[int, int, str]
 Record = Mapping[str, object]
 
@@ -52,13 +52,17 @@ class LabelledPair:
 
 @dataclass(frozen=True, slots=True)
 class ContrastedPair:
-    """Two texts and what they are to each other, in the words of their data set; `split` names a part of it."""
+    """Two texts and what they are to each other, in the words of their data set.
+
+    `split` names a part of it, and `style` the manner in which they are written.
+    """
 
     id: str
     text_a: str
     text_b: str
     label: str
     split: str | None = None
+    style: str | None = None
     scope_a: Scope = UNSCOPED
     scope_b: Scope = UNSCOPED
 
@@ -131,7 +135,7 @@ def read_pairs(path: Path) -> tuple[LabelledPair, ...]:
 
 
 def read_contrasts(path: Path) -> tuple[ContrastedPair, ...]:
-    """Rows {text_a, text_b, label, split?}; the label `contradiction` is the one looked for.
+    """Rows {text_a, text_b, label, split?, style?}; the label `contradiction` is the one looked for.
 
     Raises LabelledFileError.
     """
@@ -176,7 +180,7 @@ def read_triaged(path: Path) -> tuple[TriagedText, ...]:
     return _read(path, lambda record, _, number: _triaged(record, number))
 
 
-def duplicates_shape(path: Path) -> DuplicatesShape:
+def shape(path: Path) -> FileShape:
     """Whether a file holds pairs or clusters, by the keys of its first row. Raises LabelledFileError."""
     for number, line in _lines(path):
         record = _record(line, path, number)
@@ -260,6 +264,7 @@ def _contrasted(record: Record, number: int) -> ContrastedPair:
         text_b=_text(record, "text_b"),
         label=label,
         split=_optional(record, "split"),
+        style=_optional(record, "style"),
         scope_a=_scope(record, "a"),
         scope_b=_scope(record, "b"),
     )

@@ -14,6 +14,7 @@ from typing import TypeVar, assert_never
 from hivemind_pipelines.core.model import Comparison
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.evaluation import (
+    conflict_fitting,
     contradictions,
     duplicate_clusters,
     duplicate_pairs,
@@ -32,6 +33,7 @@ from hivemind_pipelines.evaluation.fitting import Sample
 from hivemind_pipelines.evaluation.metrics import Confusion, pairs_within
 from hivemind_pipelines.evaluation.report import Evaluation, Prediction, Task
 from hivemind_pipelines.services.embedded_postgres import ensure_running
+from hivemind_pipelines.services.embedding import Embedder
 from hivemind_pipelines.services.gliner_names import name_finders
 from hivemind_pipelines.settings import Settings
 from hivemind_pipelines.stages.context import Progress, Services, build_services
@@ -97,8 +99,10 @@ def _silent(_stage: str, _done: int, _total: int) -> None:
 def _refuse_unfit(request: Request) -> None:
     if len(set(request.files)) < len(request.files):
         raise EvaluationRequestError("a file is named twice")
-    if request.task != "duplicates" and (request.fit or request.model):
-        raise EvaluationRequestError("--fit and --model belong to the task duplicates")
+    if request.task not in ("duplicates", "contradictions") and (request.fit or request.model):
+        raise EvaluationRequestError("--fit and --model belong to the tasks duplicates and contradictions")
+    if request.task != "duplicates" and request.verdicts:
+        raise EvaluationRequestError("--verdicts belong to the task duplicates")
     if request.task not in ("duplicates", "pii") and request.plot:
         raise EvaluationRequestError("--plot belongs to the tasks duplicates and pii")
     if request.task != "pii" and request.redacted:
@@ -139,6 +143,8 @@ def _evaluate(
             return _duplicates(files, settings, policy, able, progress)
         case "contradictions":
             embedder = (services or build_services(settings, policy)).embedder
+            if request.fit:
+                return _fit_conflicts(request, embedder, policy, progress)
             rows = _read(files, labelled.read_contrasts)
             return contradictions.report(contradictions.judge(rows, embedder, policy.contradiction, progress))
         case "pii":
@@ -171,7 +177,7 @@ def _duplicates(
     services: Services,
     progress: Progress,
 ) -> Evaluation:
-    shapes = {labelled.duplicates_shape(file) for file in files}
+    shapes = {labelled.shape(file) for file in files}
     if len(shapes) > 1:
         raise EvaluationRequestError("pairs and clusters are measured differently: evaluate them one by one")
     if shapes == {"pairs"}:
@@ -246,10 +252,41 @@ def _fit(
     )
 
 
+def _fit_conflicts(
+    request: Request, embedder: Embedder, policy: DistillationPolicy, progress: Progress
+) -> Evaluation:
+    """Fit on labelled pairs and on the near notes of cluster files, judge each by the model of the others."""
+    pair_files = [file for file in request.files if labelled.shape(file) == "pairs"]
+    pairs = [pair for file in pair_files for pair in labelled.read_contrasts(file)]
+    clusters = _read([file for file in request.files if file not in pair_files], labelled.read_clusters)
+    parts = conflict_fitting.samples(pairs, clusters, embedder, policy.contradiction, progress)
+    if not any(part.is_contradiction[part.may_flag].any() for part in parts):
+        raise EvaluationRequestError("nothing to fit: no labelled contradiction outside the held-out pairs")
+    model = conflict_fitting.fit(parts)
+    tried = conflict_fitting.left_out(parts, policy.contradiction)
+    document = conflict_fitting.document(model, parts, tried)
+    target = request.model or conflict_fitting.shipped_model()
+    _save(target, (json.dumps(document, indent=2) + "\n").encode())
+    judged = tried or tuple(conflict_fitting.judge(model, part, policy.contradiction) for part in parts)
+    return Evaluation(
+        task="contradictions",
+        files=tuple(map(str, request.files)),
+        rows=sum(len(part.labels) for part in parts),
+        counted=sum((result.counted for result in judged), Confusion(0, 0, 0)),
+        details={
+            "model": str(target),
+            "left_out_in_turn": {result.name: result.figures() for result in tried},
+            "bias": document["bias"],
+            "weights": document["weights"],
+        },
+        predictions=iter(()),
+    )
+
+
 def _samples_of_pairs(
     files: Sequence[Path], services: Services, policy: DistillationPolicy, progress: Progress
 ) -> Iterator[Sample]:
-    named = _read([file for file in files if labelled.duplicates_shape(file) == "pairs"], labelled.read_pairs)
+    named = _read([file for file in files if labelled.shape(file) == "pairs"], labelled.read_pairs)
     judged = duplicate_pairs.judge(named, services, policy, progress).pairs if named else ()
     made = fitting.sample(
         " + ".join(Path(name).name for name in named),
@@ -268,7 +305,7 @@ def _samples_of_clusters(
     progress: Progress,
 ) -> Iterator[Sample]:
     for file in files:
-        if labelled.duplicates_shape(file) == "pairs":
+        if labelled.shape(file) == "pairs":
             continue
         rows = labelled.read_clusters(file)
         with scratch(settings) as store:

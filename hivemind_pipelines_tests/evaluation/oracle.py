@@ -61,7 +61,7 @@ def asked_about(body: Body) -> tuple[str, str]:
 
 def same_by_labels(path: Path) -> Same:
     """What the labels of a file say, pairs or clusters."""
-    if labelled.duplicates_shape(path) == "pairs":
+    if labelled.shape(path) == "pairs":
         return of_pairs(labelled.read_pairs(path))
     return of_clusters(labelled.read_clusters(path))
 

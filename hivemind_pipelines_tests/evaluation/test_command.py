@@ -202,7 +202,7 @@ def test_a_missing_file_is_bad_input(run: Run, tmp_path: Path, task: str) -> Non
         (("duplicates", "p.jsonl", "p.jsonl"), "a file is named twice"),
         (("secrets", "p.jsonl", "--plot", "x.png"), "--plot belongs to the tasks duplicates and pii"),
         (("secrets", "p.jsonl", "--redacted", "x.tsv"), "--redacted belongs to the task pii"),
-        (("pii", "p.jsonl", "--fit"), "--fit and --model belong to the task duplicates"),
+        (("pii", "p.jsonl", "--fit"), "--fit and --model belong to the tasks duplicates and contradictions"),
         (("pii", "p.jsonl", "--redacted", "none/x.tsv"), "cannot write none/x.tsv"),
         (("duplicates", "p.jsonl", "--model", "m.json"), "--model is where --fit writes to"),
         (("duplicates", "p.jsonl", "--verdicts"), "--verdicts are what --fit learns from"),

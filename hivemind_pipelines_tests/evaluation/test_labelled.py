@@ -35,9 +35,9 @@ def test_gzip_is_told_by_its_first_bytes_and_not_by_its_name(tmp_path: Path) -> 
 
 
 def test_pairs_and_clusters_are_told_by_their_keys(tmp_path: Path) -> None:
-    assert labelled.duplicates_shape(write(tmp_path / "a", PAIR)) == "pairs"
-    assert labelled.duplicates_shape(write(tmp_path / "b", ROW)) == "clusters"
-    assert complaint(labelled.duplicates_shape, write(tmp_path / "c", {"text": "x"})).startswith(
+    assert labelled.shape(write(tmp_path / "a", PAIR)) == "pairs"
+    assert labelled.shape(write(tmp_path / "b", ROW)) == "clusters"
+    assert complaint(labelled.shape, write(tmp_path / "c", {"text": "x"})).startswith(
         f"{tmp_path / 'c'}:1: neither a pair"
     )
 

@@ -51,7 +51,7 @@ WORK: dict[str, tuple[dict[str, dict[str, Any]], set[str]]] = {
         {"quality": {"usefulness_weight": 0.5, "popularity_weight": 0.15}},
         {"ledger", "public", *QUEUE, *SCORES},
     ),
-    "contradiction": ({"contradiction": {"score_min": 0.99}}, {"contradiction_cases", *QUEUE}),
+    "contradiction": ({"contradiction": {"score_min": 0.55}}, {"contradiction_cases", *QUEUE}),
 }
 
 #: Of features, all but who has looked at them since.
