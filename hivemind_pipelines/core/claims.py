@@ -378,7 +378,7 @@ def _claim(text: str, span: Span, codes: Sequence[Span]) -> Claim:
         lead=_lead(found, terms),
         is_recipe=_is_recipe(text, span, codes),
         is_task=bool(found) and _is_task(found),
-        is_entry=bool(found) and found[0].lower in _ENTRIES,
+        is_entry=_is_entry(found),
         is_dated=any(word.lower in CURRENCY_WORDS or word.lower == "no-longer" for word in found),
         is_open=any(word.lower in EXCEPTIONS for word in found),
         is_default=any(root(word.lower) == "default" for word in found),
@@ -904,6 +904,15 @@ _NOTE_KINDS = words(
 )
 #: What an entry of a catalogue of checks begins with.
 _ENTRIES = words("checks detects reports flags finds enforces enforce disallows disallow warns forbids looks")
+#: And with `when` behind it: what a check says of itself.
+_EMITTED = words("used emitted raised triggered reported issued shown")
+
+
+def _is_entry(found: Sequence[_Word]) -> bool:
+    first, second = ([*(word.lower for word in found[:2]), "", ""])[:2]
+    return first in _ENTRIES or (first in _EMITTED and second in ("when", "if", "whenever"))
+
+
 _EVENT_ROOTS = frozenset(map(root, EVENTS))
 
 

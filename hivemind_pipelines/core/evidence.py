@@ -19,6 +19,9 @@ LONG_MIN = 5
 SHARED_MIN = 2
 LONELY = 0.75
 
+#: A negation of one claim is one of the other where they share so much of their words.
+DENIED_MIN = 0.5
+
 #: Without an embedding a pair passes for as near as its words are.
 UNKNOWN_BASE, UNKNOWN_SLOPE = 0.4, 0.5
 
@@ -266,6 +269,12 @@ def _turned(a: Claim, b: Claim, shared: Shared) -> tuple[Span, Span, bool] | Non
                 continue
             if one.kind != "rank" and not all((first, second, other.first, other.second)):
                 continue
+            are_both = (first & other.first and second & other.second) or (
+                first & other.second and second & other.first
+            )
+            if one.kind == "order" and not are_both:
+                # Before one thing and after another are two statements.
+                continue
             straight = len(first & other.first) + len(second & other.second)
             crossed = len(first & other.second) + len(second & other.first)
             if straight != crossed:
@@ -300,7 +309,7 @@ def _opposed(a: Claim, b: Claim, opposite: Sequence[tuple[Side, Side]], shared: 
     elif a.is_open or b.is_open or a.is_whole or b.is_whole:
         return
     elif bool(a.negations) != bool(b.negations):
-        if not _is_denied(a, b, shared):
+        if shared.dice < DENIED_MIN or not _is_denied(a, b, shared):
             return
         spans = tuple(term.span for term in (a.negations or b.negations))
         yield Evidence(

@@ -94,6 +94,8 @@ def test_the_same_in_other_words_is_no_conflict(a: str, b: str) -> None:
         ("The read timeout is 5 seconds.", "The pool size is 10 connections."),
         ("Redis listens on port 6379.", "Postgres listens on port 5432."),
         ("chore: bump the linter from 11.2.6 to 12.0.2", "chore: bump the linter from 12.1.2 to 12.1.3"),
+        ("Multiple spaces before a keyword.", "Multiple spaces after an operator."),
+        ("Used when a call is redundant.", "Used when a call is not redundant enough."),
         ("Checks for spaces before a comma.", "Checks for spaces after a comma."),
         ("Backups are kept for 30 days.", "Backups are encrypted with a key."),
         ("", "Enable HTTP/2."),
