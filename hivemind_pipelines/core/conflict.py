@@ -8,11 +8,12 @@ from math import exp
 from typing import Literal
 
 from hivemind_pipelines.core import evidence
-from hivemind_pipelines.core.claims import Claim, Span
+from hivemind_pipelines.core.claims import Claim
 from hivemind_pipelines.core.contrast import Contrast, contrast
 from hivemind_pipelines.core.evidence import NO_SCOPE, Shared, Text
 from hivemind_pipelines.core.model import Scope
 from hivemind_pipelines.core.text import normalise
+from hivemind_pipelines.core.wording import Span
 
 Outcome = Literal["contradiction", "version_fork", "update", "both_true_in_scope", "none"]
 

@@ -6,10 +6,11 @@ from math import log1p
 from typing import Final
 
 from hivemind_pipelines.core import evidence
-from hivemind_pipelines.core.claims import Claim, Term, joined
+from hivemind_pipelines.core.claims import Claim, joined
 from hivemind_pipelines.core.evidence import Evidence, Shared, Text
 from hivemind_pipelines.core.lexicon import ANTONYMS, SIBLINGS
 from hivemind_pipelines.core.opposites import SCOPES
+from hivemind_pipelines.core.sides import Term
 
 #: Terms that may only speak for a conflict.
 FOR: Final = frozenset(

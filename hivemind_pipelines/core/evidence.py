@@ -3,11 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hivemind_pipelines.core.claims import BOUNDS, Claim, Quantity, Release, Side, Span, Term, joined, read
+from hivemind_pipelines.core.claims import Claim, joined, read
 from hivemind_pipelines.core.features import normalise_scope
 from hivemind_pipelines.core.lexicon import SIBLINGS, SYNONYMS, words
 from hivemind_pipelines.core.model import Scope
 from hivemind_pipelines.core.opposites import ALTERNATIVES, PREFIXES, SCOPES
+from hivemind_pipelines.core.quantities import BOUNDS, Quantity
+from hivemind_pipelines.core.releases import Release
+from hivemind_pipelines.core.sides import Side, Term
+from hivemind_pipelines.core.wording import Span
 
 #: Texts of up to so many sentences are also held against each other as a whole.
 WHOLE_MAX = 4
