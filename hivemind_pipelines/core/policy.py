@@ -354,7 +354,7 @@ class DistillationPolicy(Section):
 #: Raised by hand when the code that computes features, comparisons or decisions changes its output.
 EXTRACTOR_VERSION = 2
 COMPARISON_VERSION = 3
-DECISION_VERSION = 3
+DECISION_VERSION = 4
 CONFLICT_VERSION = 5
 
 _GROUPS: dict[SectionGroup, tuple[str, ...]] = {

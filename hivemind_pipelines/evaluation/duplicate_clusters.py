@@ -335,6 +335,11 @@ def same_statement(file: DistilledFile) -> Callable[[ItemId, ItemId], bool]:
     return lambda a_id, b_id: gold_of[a_id] == gold_of[b_id]
 
 
+def alike(file: DistilledFile) -> Confusion:
+    """The labelled pairs that a class of equal normalised texts puts together, and those it leaves apart."""
+    return pair_confusion(file.gold, [(file.file, file.class_of[item_id]) for item_id in file.item_of])
+
+
 def _gold_of_items(file: DistilledFile) -> dict[ItemId, Hashable]:
     return dict(zip(reversed(file.item_of), reversed(file.gold), strict=True))
 

@@ -50,10 +50,16 @@ PRECISION_MIN = 0.99
 
 SHIPPED_MODEL = "duplicate_model.json"
 
+NOTHING = Confusion(0, 0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One data set: its compared pairs as terms of shape (n, k), and how many pairs are labelled in all."""
+    """One data set: its compared pairs as terms of shape (n, k), and how many pairs are labelled in all.
+
+    `alike` counts the pairs of equal normalised texts: one node of the graph, merged without a comparison, whose
+    true ones are among `positives`.
+    """
 
     name: str
     names: tuple[str, ...]
@@ -64,6 +70,7 @@ class Sample:
     is_same_normalised: Flags
     cosine: Floats
     positives: int
+    alike: Confusion = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,12 @@ class LeftOut:
         }
 
 
-def sample(name: str, compared: Iterable[tuple[Comparison, bool]], positives: int) -> Sample | None:
+def sample(
+    name: str,
+    compared: Iterable[tuple[Comparison, bool]],
+    positives: int,
+    alike: Confusion = NOTHING,
+) -> Sample | None:
     """A data set from comparisons with their labels; None when nothing was compared."""
     terms: list[list[float]] = []
     flags: list[tuple[bool, bool, bool, bool]] = []
@@ -117,6 +129,7 @@ def sample(name: str, compared: Iterable[tuple[Comparison, bool]], positives: in
         is_same_normalised=is_same_normalised,
         cosine=np.array(cosine),
         positives=positives,
+        alike=alike,
     )
 
 
@@ -148,8 +161,9 @@ def judge(model: Model, part: Sample, policy: MatchingPolicy) -> LeftOut:
     probability = np.where(part.is_same_normalised & ~part.is_vetoed, 1.0, probability)
     merged = part.is_same_normalised | (part.is_in_range & (chance >= policy.duplicate_min))
     merged &= ~part.is_vetoed
-    tp = int((merged & part.labels).sum())
-    counted = Confusion(tp, int(merged.sum()) - tp, part.positives - tp)
+    compared = int((merged & part.labels).sum())
+    tp = compared + part.alike.tp
+    counted = Confusion(tp, int(merged.sum()) - compared + part.alike.fp, part.positives - tp)
     curve = precision_recall(probability, part.labels, positives=part.positives)
     return LeftOut(
         name=part.name,

@@ -312,7 +312,12 @@ def _samples_of_clusters(
             distilled = duplicate_clusters.distil_file(
                 store, str(file), rows, services, policy, now=datetime.now(UTC), progress=progress
             )
-            made = fitting.sample(file.name, _compared(store, distilled), pairs_within(distilled.gold))
+            made = fitting.sample(
+                file.name,
+                _compared(store, distilled),
+                pairs_within(distilled.gold),
+                duplicate_clusters.alike(distilled),
+            )
         if made is not None:
             yield made
 

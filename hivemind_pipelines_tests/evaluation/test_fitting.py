@@ -12,6 +12,7 @@ from hivemind_pipelines.core.model import Comparison, Discriminators, ItemId, Ma
 from hivemind_pipelines.core.policy import MatchingPolicy
 from hivemind_pipelines.evaluation import fitting
 from hivemind_pipelines.evaluation.fitting import CEILINGS, Sample
+from hivemind_pipelines.evaluation.metrics import Confusion
 from hivemind_pipelines_tests.builders import unit_vector
 
 
@@ -140,3 +141,12 @@ def test_nothing_compared_is_no_sample() -> None:
 @pytest.mark.parametrize("name", sorted(SIMILARITIES | CEILINGS.keys()))
 def test_every_bound_is_of_a_term_that_exists(name: str) -> None:
     assert name in calibration.terms(dict(SAME.scores))
+
+
+def test_pairs_of_one_class_count_without_having_been_compared() -> None:
+    part = made_up("a", 7)
+    alike = Confusion(tp=30, fp=2, fn=0)
+    known = replace(part, alike=alike, positives=part.positives + 30)
+    model = fitting.fit([part])
+    alone, with_class = (fitting.judge(model, one, MatchingPolicy()).counted for one in (part, known))
+    assert (with_class.tp, with_class.fp, with_class.fn) == (alone.tp + 30, alone.fp + 2, alone.fn)
