@@ -21,6 +21,8 @@ from hivemind_pipelines.core.confirmation import (
     OUTPUT_TOKENS_MAX,
     confirmation_request,
 )
+from hivemind_pipelines.core.judging import OUTPUT_TOKENS_MAX as JUDGE_OUTPUT_TOKENS_MAX
+from hivemind_pipelines.core.judging import judging_request
 from hivemind_pipelines.core.model import (
     Category,
     Decision,
@@ -58,7 +60,7 @@ from hivemind_pipelines.stages.backlog import ModelStamps
 from hivemind_pipelines.stages.context import Services, StageContext
 from hivemind_pipelines.stages.forecasting import read_lengths, writing_forecast
 from hivemind_pipelines.stages.spending import read_budget
-from hivemind_pipelines.store import derivations, items, reviews, scores, topics
+from hivemind_pipelines.store import conflicts, derivations, items, reviews, scores, topics
 from hivemind_pipelines.store import planning as stored
 from hivemind_pipelines.store.connection import Store
 from hivemind_pipelines.store.items import TopicCandidate
@@ -131,8 +133,10 @@ def _plan_org(
     matched, merging, confirming = _matching(ctx, in_force, budget)
     cases, conflicting = _cases(ctx)
     placed, placing = _topics(ctx)
-    left = planning.spendable(ctx.policy.safety, budget, confirming)
-    summaries, publishing, writing = _summaries(ctx, merging, left)
+    budget = planning.spendable(ctx.policy.safety, budget, confirming)
+    judging = _judging(ctx, budget)
+    budget = planning.spendable(ctx.policy.safety, budget, judging)
+    summaries, publishing, writing = _summaries(ctx, merging, budget)
     scored, scoring = _scores(ctx) if is_rescored else (ScoreEffects(), iter(()))
     return OrgPlan(
         org_id=ctx.org_id,
@@ -143,7 +147,7 @@ def _plan_org(
         summaries=summaries,
         labels=_labels(ctx),
         scores=scored,
-        llm=confirming + writing,
+        llm=confirming + judging + writing,
         largest=planning.largest(
             (*planning.merge_effects(merging), *conflicting, *placing, *publishing, *scoring)
         ),
@@ -235,6 +239,18 @@ def _confirming(
     frame = len(request.system) + len(request.user)
     characters = [frame + lengths.get(pair.a_id, 0) + lengths.get(pair.b_id, 0) for pair in asked]
     return planning.forecast(characters, OUTPUT_TOKENS_MAX, budget)
+
+
+def _judging(ctx: StageContext, budget: Budget) -> LlmForecast:
+    """One call for each examined pair that the rules hold apart; pairs nobody has examined are not foreseen."""
+    if not ctx.policy.contradiction.llm_judge or ctx.services.llm is None:
+        return LlmForecast()
+    judge = contradiction_cases.judge_of(ctx.policy, ctx.services.llm_model)
+    with ctx.store.read() as conn:
+        lengths = conflicts.read_unjudged_lengths(conn, ctx.org_id, judge, now=ctx.as_of)
+    request = judging_request("", "", "-" * 16)
+    frame = len(request.system) + len(request.user)
+    return planning.forecast([frame + length for length in lengths], JUDGE_OUTPUT_TOKENS_MAX, budget)
 
 
 def _cases(ctx: StageContext) -> tuple[CaseEffects, list[Effect]]:

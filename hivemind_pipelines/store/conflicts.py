@@ -231,6 +231,15 @@ UNJUDGED = text(f"""
 """)
 
 
+UNJUDGED_LENGTHS = text(f"""
+    SELECT char_length(a.content) + char_length(b.content) AS characters
+    FROM ({FOUND} AND f.org_id = :org_id AND {IS_UNJUDGED}) found
+    JOIN public.knowledge_items a ON a.org_id = found.org_id AND a.id = found.a_id
+    JOIN public.knowledge_items b ON b.org_id = found.org_id AND b.id = found.b_id
+    ORDER BY found.score DESC, found.case_id
+""")
+
+
 @dataclass(frozen=True, slots=True)
 class UnjudgedPair:
     """A pair that the rules hold apart, with its texts."""
@@ -248,6 +257,12 @@ def read_unjudged(
     parameters = {"org_id": org_id, "now": now, "limit": limit, **judge.parameters()}
     rows = conn.execute(UNJUDGED, parameters)
     return tuple(UnjudgedPair(row.a_hash, row.b_hash, row.a_text, row.b_text) for row in rows)
+
+
+def read_unjudged_lengths(conn: Connection, org_id: OrgId, judge: Judge, *, now: datetime) -> tuple[int, ...]:
+    """The characters of both texts of each pair that the model would be asked about, the surest first."""
+    rows = conn.execute(UNJUDGED_LENGTHS, {"org_id": org_id, "now": now, **judge.parameters()})
+    return tuple(int(row.characters) for row in rows)
 
 
 def judging_fingerprint(pair: UnjudgedPair, judge: Judge) -> str:

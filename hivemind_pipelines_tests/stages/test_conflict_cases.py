@@ -11,7 +11,7 @@ from hivemind_pipelines.core.model import CaseId, ItemId, Stage
 from hivemind_pipelines.core.receipts import CasesReceipt
 from hivemind_pipelines.core.undo import CaseTarget
 from hivemind_pipelines.services.llm import ClaudeLlm
-from hivemind_pipelines.stages import backlog, review, undo
+from hivemind_pipelines.stages import backlog, planning, review, undo
 from hivemind_pipelines.stages.backlog import ModelStamps
 from hivemind_pipelines.stages.review import CaseRef, ReviewError
 from hivemind_pipelines.store import invariants
@@ -220,3 +220,22 @@ def test_the_model_overrules_the_rules_once_and_its_failure_leaves_them(store: S
     assert cases(store)[0]["status"] == "dismissed"
     assert cases(store)[0]["outcome"] == "withdrawn"
     holds(store)
+
+
+def test_a_plan_foresees_what_the_model_would_be_asked_about_conflicts(store: Store) -> None:
+    pair(store)
+    distil(store)
+    with MessagesServer() as server:
+        using = services(llm=ClaudeLlm("key", "test-model", server.base_url, call_timeout_s=10.0))
+        asking, silent = (policy(contradiction={"llm_judge": judges}) for judges in (True, False))
+        for proposed, calls in ((asking, 1), (silent, 0)):
+            [org] = planning.plan(store, using, policy(), proposed, [ACME], now=NOW).orgs
+            assert org.llm.calls == org.llm.first_run_calls == calls
+        assert org.llm.usd == 0.0
+        assert not server.requests
+        server.respond_with(answering("contradiction"))
+        receipt = distil(store, using=using, under=asking)[Stage.CONTRADICTION_CASES]
+        assert isinstance(receipt, CasesReceipt)
+        assert receipt.llm_calls == 1
+        [org] = planning.plan(store, using, policy(), asking, [ACME], now=NOW).orgs
+        assert org.llm.calls == 0, "the verdict is cached"
