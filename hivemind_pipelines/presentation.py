@@ -12,6 +12,7 @@ from rich.text import Text
 
 from hivemind_pipelines.core.model import OrgId, Stage
 from hivemind_pipelines.core.receipts import Receipt
+from hivemind_pipelines.stages.claims import SAID_ALREADY
 from hivemind_pipelines.stages.loading import LoadReport
 from hivemind_pipelines.stages.reporting import own_counts
 from hivemind_pipelines.stages.status import OrgStatus, Status
@@ -128,6 +129,11 @@ def show_status(console: Console, status: Status) -> None:
 
 
 def _delayed(org: OrgStatus, delay: Delay) -> str:
+    if delay.reason == SAID_ALREADY:
+        return (
+            f"{printable(org.org_id)}: {delay.topics:,} topics have no summary of their own, another says the same"
+            f" ({delay.reason}), until their notes change"
+        )
     again = (
         f"again from {delay.next_attempt_at:%Y-%m-%d %H:%M}" if delay.next_attempt_at else "at the next run"
     )
