@@ -132,29 +132,36 @@ BACKLOG = text(f"""
         WHERE d.expired_at IS DISTINCT FROM m.expired_at
            OR (d.deleted_at IS NULL AND (c.id IS NULL OR (c.expired_at IS NOT NULL AND NOT m.is_legacy)))
         GROUP BY m.org_id
-    ), conflicts AS (
-        SELECT k.org_id, count(*) AS conflicts FROM public.quality_signals s
-        JOIN public.knowledge_items k ON k.id = s.knowledge_item_id
+    ), counted AS (
+        -- Contradiction signals with the live original that each counts for: its item, or what that was merged
+        -- into, as the stage reads them.
+        SELECT k.org_id, s.id AS signal_id, k.id AS origin_id, p.id AS item_id
+        FROM public.quality_signals s
+        JOIN public.knowledge_items k ON k.id = s.knowledge_item_id AND k.deleted_at IS NULL
         JOIN orgs o ON o.org_id = k.org_id
-        LEFT JOIN distillation.stamped_signals t ON t.org_id = k.org_id AND t.signal_id = s.id
-        WHERE s.signal_type = 'contradiction' AND t.signal_id IS NULL AND {LIVE} AND {ORIGINAL}
-        GROUP BY k.org_id
+        LEFT JOIN distillation.merges m
+            ON m.org_id = k.org_id AND m.duplicate_id = k.id AND NOT m.is_legacy AND m.expired_at = k.expired_at
+        JOIN public.knowledge_items p ON p.org_id = k.org_id AND p.id = COALESCE(m.canonical_id, k.id)
+            AND p.expired_at IS NULL AND p.deleted_at IS NULL
+        WHERE s.signal_type = 'contradiction' AND {ORIGINAL}
+    ), conflicts AS (
+        SELECT s.org_id, count(*) AS conflicts FROM counted s
+        LEFT JOIN distillation.stamped_signals t ON t.org_id = s.org_id AND t.signal_id = s.signal_id
+        WHERE t.signal_id IS NULL GROUP BY s.org_id
     ), misplaced_cases AS (
-        -- Open cases of signals that another policy grouped, or one of whose signals counts for an item
-        -- outside them: a party was merged, or came back.
+        -- Open cases of signals that another policy grouped, and open cases one of whose signals counts for an
+        -- item outside them, or for one party while it was another's: a party was merged, or came back.
         SELECT c.org_id, count(*) AS misplaced FROM distillation.contradiction_cases c
         JOIN orgs o ON o.org_id = c.org_id
-        WHERE c.status = 'open' AND c.detector = 'signals' AND (c.stamp <> :contradiction OR EXISTS (
+        WHERE c.status = 'open' AND ((c.detector = 'signals' AND c.stamp <> :contradiction) OR EXISTS (
             SELECT FROM distillation.stamped_signals t
-            JOIN public.quality_signals s ON s.id = t.signal_id
-            JOIN public.knowledge_items k ON k.org_id = t.org_id AND k.id = t.item_id AND k.deleted_at IS NULL
-            LEFT JOIN distillation.merges m
-                ON m.org_id = k.org_id AND m.duplicate_id = k.id AND NOT m.is_legacy AND m.expired_at = k.expired_at
-            JOIN public.knowledge_items p ON p.org_id = t.org_id AND p.id = COALESCE(m.canonical_id, k.id)
-                AND p.expired_at IS NULL AND p.deleted_at IS NULL
-            WHERE t.org_id = c.org_id AND t.case_id = c.case_id AND NOT EXISTS (
-                SELECT FROM distillation.case_items i
-                WHERE i.org_id = c.org_id AND i.case_id = c.case_id AND i.item_id = p.id)))
+            JOIN counted s ON s.org_id = t.org_id AND s.signal_id = t.signal_id
+            LEFT JOIN distillation.case_items party
+                ON party.org_id = c.org_id AND party.case_id = c.case_id AND party.item_id = s.item_id
+            LEFT JOIN distillation.case_items was
+                ON was.org_id = c.org_id AND was.case_id = c.case_id AND was.item_id = s.origin_id
+            WHERE t.org_id = c.org_id AND t.case_id = c.case_id
+              AND (party.item_id IS NULL OR (was.item_id IS NOT NULL AND s.origin_id <> s.item_id))))
         GROUP BY c.org_id
     ), unexamined AS (
         SELECT p.org_id, count(*) AS unexamined {UNEXAMINED}

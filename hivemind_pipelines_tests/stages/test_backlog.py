@@ -16,6 +16,7 @@ from hivemind_pipelines_tests.builders import (
     insert_pending,
     insert_signal,
     read_item,
+    scalar,
     set_item,
 )
 from hivemind_pipelines_tests.stages.commons import NOW, distil, policy, services
@@ -61,6 +62,35 @@ def test_a_changed_text_a_new_row_and_a_lost_canonical_are_due(store: Store) -> 
     set_item(store, kept, deleted_at=NOW)
     distil(store, now=NOW + 2 * HOUR)
     assert waiting(store) == {}
+
+
+def test_a_signal_on_a_merged_duplicate_is_due_like_one_on_its_canonical(store: Store) -> None:
+    insert_item(store, FIX, quality_score=0.9)
+    duplicate = insert_item(store, f"{FIX}.")
+    distil(store)
+    insert_signal(store, duplicate)
+    assert waiting(store) == {Stage.CONTRADICTION_CASES: 1}
+    distil(store, now=NOW + HOUR)
+    assert waiting(store) == {}
+
+
+def test_a_case_whose_parties_became_one_is_due_and_withdrawn(store: Store) -> None:
+    apart, together = (
+        policy(matching={"duplicate_min": least}, safety={"mass_change_share_max": 1.0})
+        for least in (1.0, 0.5)
+    )
+    for text in (FIX, FIX.replace("the pool timeout", "a pool timeout")):
+        insert_signal(store, insert_item(store, text))
+    distil(store, under=apart)
+    open_cases = "SELECT count(*) FROM distillation.contradiction_cases WHERE status = 'open'"
+    assert scalar(store, open_cases) == 1
+    stages = (Stage.ITEM_FEATURES, Stage.DUPLICATE_PAIRS, Stage.DUPLICATE_MERGES)
+    distil(store, under=together, stages=stages)
+    assert scalar(store, "SELECT count(*) FROM distillation.merges") == 1
+    assert waiting(store, together)[Stage.CONTRADICTION_CASES] == 1
+    distil(store, under=together, now=NOW + HOUR)
+    assert waiting(store, together) == {}
+    assert scalar(store, open_cases) == 0
 
 
 def test_another_threshold_makes_pairs_due_and_features_not(store: Store) -> None:
