@@ -66,6 +66,12 @@ def read(text: str) -> tuple[Claim, ...]:
     return tuple(claim for claim in claims if claim.terms)
 
 
+@lru_cache(maxsize=4096)
+def read_whole(text: str) -> Claim:
+    """All claims of a text that makes at least one, as one."""
+    return joined(read(text))
+
+
 def joined(claims: Sequence[Claim]) -> Claim:
     """Several claims as one, for texts that spread over sentences what another says in one."""
     if len(claims) == 1:

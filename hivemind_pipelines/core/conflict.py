@@ -74,9 +74,11 @@ def forks(left: Text, right: Text, cosine: float | None) -> list[Conflict]:
     found = []
     for a, b in evidence.counterparts(left, right):
         releases = None if a.is_recipe or b.is_recipe else evidence.fork(a, b)
+        if releases is None:
+            continue
         opposite = tuple(evidence.opposite_sides(a, b, left, right))
         shared = Shared(a, b, opposite)
-        if releases is None or shared.count < 1:
+        if shared.count < 1:
             continue
         told = max(
             evidence.evidence(a, b, shared, opposite, left, right), key=lambda one: one.weight, default=None

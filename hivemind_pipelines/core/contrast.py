@@ -6,7 +6,7 @@ from math import log1p
 from typing import Final
 
 from hivemind_pipelines.core import evidence
-from hivemind_pipelines.core.claims import Claim, joined
+from hivemind_pipelines.core.claims import Claim
 from hivemind_pipelines.core.evidence import Evidence, Shared, Text
 from hivemind_pipelines.core.lexicon import ANTONYMS, SIBLINGS
 from hivemind_pipelines.core.opposites import SCOPES
@@ -64,23 +64,26 @@ class Contrast:
     is_scoped: bool
 
 
+NOTHING = Contrast({}, None, 0.0, is_scoped=False)
+
+
 def contrast(left: Text, right: Text, cosine: float | None) -> Contrast:
     """What the model weighs of two texts that make a claim each; symmetric but for the spans."""
-    whole = joined(left.claims), joined(right.claims)
-    shared = Shared(*whole, ())
-    near = shared.nearness(cosine)
-    pairs = _pairs(left, right, whole)
+    near = Shared(left.whole, right.whole, ()).nearness(None) if cosine is None else cosine
+    pairs = _pairs(left, right)
     found = () if _are_entries(left, right) else tuple(_found(pairs, left, right, near))
+    if not found:
+        # Most near pairs part in nothing: nobody weighs them.
+        return NOTHING
+    shared = Shared(left.whole, right.whole, ())
     terms = {
         **_weights(found),
         **_likeness(pairs, shared, near),
         **_numbers(left, right),
-        **_releases(left, right, *whole),
+        **_releases(left, right),
         **_words(left, right, shared, pairs),
     }
-    best = max(found, key=lambda one: (one.weight, not one.is_scoped), default=None)
-    if best is None:
-        return Contrast(terms | _together(terms, 0.0, near), None, 0.0, is_scoped=False)
+    best = max(found, key=lambda one: (one.weight, not one.is_scoped))
     return Contrast(terms | _together(terms, best.weight, near), best.evidence, best.weight, best.is_scoped)
 
 
@@ -88,12 +91,11 @@ def _are_entries(left: Text, right: Text) -> bool:
     return left.claims[0].is_entry and right.claims[0].is_entry
 
 
-def _pairs(left: Text, right: Text, whole: tuple[Claim, Claim]) -> list[tuple[Claim, Claim]]:
+def _pairs(left: Text, right: Text) -> list[tuple[Claim, Claim]]:
     """The sentences to hold against each other; those of two lone sentences however little they share."""
     if len(left.claims) == 1 == len(right.claims):
         return [(left.claims[0], right.claims[0])]
-    pairs = list(evidence.counterparts(left, right))
-    return pairs or [whole]
+    return list(evidence.counterparts(left, right)) or [(left.whole, right.whole)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +170,12 @@ def _is_among(one: tuple[str, float], others: Iterable[tuple[str, float]]) -> bo
     return any(one[0] == kind and evidence.is_equal(one[1], value, kind) for kind, value in others)
 
 
-def _releases(left: Text, right: Text, a: Claim, b: Claim) -> dict[str, float]:
+def _releases(left: Text, right: Text) -> dict[str, float]:
     versions_a, versions_b = (
         {one.version for claim in text.claims for one in claim.releases} for text in (left, right)
     )
     return {
-        "fork": float(evidence.fork(a, b) is not None),
+        "fork": float(evidence.fork(left.whole, right.whole) is not None),
         "releases_differ": float(bool(versions_a - versions_b) and bool(versions_b - versions_a)),
         "release_open": float(versions_a != versions_b),
         "same_release": float(bool(versions_a & versions_b)),

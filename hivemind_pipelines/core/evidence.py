@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hivemind_pipelines.core.claims import Claim, joined, read
+from hivemind_pipelines.core.claims import Claim, read, read_whole
 from hivemind_pipelines.core.features import normalise_scope
 from hivemind_pipelines.core.lexicon import SIBLINGS, SYNONYMS, words
 from hivemind_pipelines.core.model import Scope
@@ -50,16 +50,24 @@ class Evidence:
 class Text:
     """The claims of a whole text and what any of them says."""
 
+    text: str
     claims: tuple[Claim, ...]
     scope: Scope
     signs: frozenset[tuple[str, int]]
     values: frozenset[tuple[str, float]]
     keys: frozenset[str]
 
+    @property
+    def whole(self) -> Claim:
+        """All its claims as one; there is at least one."""
+        return read_whole(self.text)
+
 
 def read_text(text: str, scope: Scope) -> Text:
+    """A text as claims, with the columns of its item."""
     claims = read(text)
     return Text(
+        text=text,
         claims=claims,
         scope=scope,
         signs=frozenset((side.axis, side.sign) for claim in claims for side in claim.sides),
@@ -80,7 +88,7 @@ def counterparts(left: Text, right: Text) -> Iterator[tuple[Claim, Claim]]:
             yield left.claims[place], right.claims[found]
     sizes = len(left.claims), len(right.claims)
     if min(sizes) >= 1 and 1 < max(sizes) <= WHOLE_MAX:
-        yield joined(left.claims), joined(right.claims)
+        yield left.whole, right.whole
 
 
 def _nearest(claim: Claim, others: Sequence[Claim]) -> int | None:
@@ -392,21 +400,20 @@ def _replaced(a: Claim, b: Claim, shared: Shared) -> Iterator[Evidence]:
 
 def _alternatives(a: Claim, b: Claim, shared: Shared, left: Text, right: Text) -> Iterator[Evidence]:
     """Two values of one kind, of which each text names its own alone."""
-    for x in a.terms:
-        for y in b.terms:
-            if (
-                x.key in right.keys
-                or y.key in left.keys
-                or x.key not in shared.lone_a
-                or y.key not in shared.lone_b
-            ):
-                continue
+    values_a = [(term, _kinds(term)) for term in a.terms if _is_own(term, shared.lone_a, right)]
+    values_b = [(term, _kinds(term)) for term in b.terms if _is_own(term, shared.lone_b, left)]
+    for x, kinds in values_a:
+        for y, others in values_b:
             if SIBLINGS.get(x.form, -1) == SIBLINGS.get(y.form, -2):
                 yield Evidence("alternative:sibling", 0.8, (x.span,), (y.span,))
-            kinds, others = _kinds(x), _kinds(y)
             for kind in sorted(kinds.keys() & others.keys()):
                 if kinds[kind] != others[kind]:
                     yield Evidence(f"alternative:{kind}", 0.8, (x.span,), (y.span,))
+
+
+def _is_own(term: Term, lone: set[str], other: Text) -> bool:
+    """Whether a word stands in its claim alone, and nowhere in the other text."""
+    return term.key in lone and term.key not in other.keys
 
 
 def _kinds(term: Term) -> dict[str, int]:
@@ -455,7 +462,7 @@ def _causes(a: Claim, b: Claim, shared: Shared) -> Iterator[Evidence]:
 
 
 def _is_lone(slot: Sequence[Term], lone: set[str], other: Text) -> bool:
-    return all(term.key in lone and term.key not in other.keys for term in slot)
+    return all(_is_own(term, lone, other) for term in slot)
 
 
 def _before(claim: Claim, term: Term) -> str | None:

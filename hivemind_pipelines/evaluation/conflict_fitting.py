@@ -145,7 +145,7 @@ def _terms(
     found = contrast.contrast(left, right, cosine)
     is_forked = any(one.score >= policy.score_min for one in conflict.forks(left, right, cosine))
     return [
-        found.terms[name] for name in NAMES
+        found.terms.get(name, 0.0) for name in NAMES
     ], found.evidence is not None and not found.is_scoped and not is_forked
 
 
