@@ -52,7 +52,6 @@ class Claim:
 
 
 _SENTENCE = re.compile(r"(?<=[.!?;])[\"')\]*]*\s+(?=\S)|\n\s*\n|\n(?=\s*(?:[-*+•#]|\d+[.)])\s)|\s+[–—]\s+")
-_IMPERATIVES = words("be do let make use set keep run add put")
 
 
 @lru_cache(maxsize=4096)
@@ -169,12 +168,7 @@ def _settings(found: Sequence[Word]) -> Iterator[tuple[str, tuple[str, Span]]]:
         is_given = (
             mid.lower in ("to", "is", "at") and left.is_code and (right.is_code or right.lower[0].isdigit())
         )
-        is_beside = False
-        if (
-            (is_assigned or is_given or is_beside)
-            and _KEY.fullmatch(left.form)
-            and right.lower not in (":", "=", ",")
-        ):
+        if (is_assigned or is_given) and _KEY.fullmatch(left.form) and right.lower not in (":", "=", ","):
             yield left.lower, (right.lower, Span(left.span.start, right.span.end))
 
 

@@ -20,6 +20,10 @@ Outcome = Literal["contradiction", "version_fork", "update", "both_true_in_scope
 #: Below this score two texts are not said to conflict, unless the policy says otherwise.
 SCORE_MIN = 0.5
 
+#: From this score on two statements are a fork, whatever else they are and whatever the policy asks for, so that
+#: what is stored above a lower floor is what another policy would find.
+FORK_MIN = 0.5
+
 #: A fork without evidence of a conflict weighs so much less than one with it.
 UNEXPLAINED_FORK = 0.9
 
@@ -63,10 +67,11 @@ def find(
     if not left.claims or not right.claims:
         return NONE
     forked = max(forks(left, right, cosine), key=lambda one: one.score, default=NONE)
-    if forked.score >= score_min:
-        return forked
-    weighed = _weigh(contrast(left, right, cosine), left, right)
-    return weighed if weighed.score >= score_min else NONE
+    found = forked
+    if forked.score < FORK_MIN:
+        weighed = _weigh(contrast(left, right, cosine), left, right)
+        found = max(weighed, forked, key=lambda one: one.score)
+    return found if found.score >= score_min else NONE
 
 
 def forks(left: Text, right: Text, cosine: float | None) -> list[Conflict]:

@@ -9,8 +9,6 @@ from hivemind_pipelines.core import evidence
 from hivemind_pipelines.core.claims import Claim
 from hivemind_pipelines.core.evidence import Evidence, Shared, Text
 from hivemind_pipelines.core.lexicon import ANTONYMS, SIBLINGS
-from hivemind_pipelines.core.opposites import SCOPES
-from hivemind_pipelines.core.sides import Term
 
 #: Terms that may only speak for a conflict.
 FOR: Final = frozenset(
@@ -31,11 +29,7 @@ AGAINST: Final = frozenset(
 )  # fmt: skip
 
 #: Terms that may speak either way.
-EITHER: Final = frozenset(
-    {
-        "near", "number_open", "one_denies",
-    }
-)  # fmt: skip
+EITHER: Final = frozenset({"near", "number_open", "one_denies"})
 
 #: The kinds of evidence that have a term of their own.
 _KINDS: Final = (
@@ -198,8 +192,8 @@ def _words(left: Text, right: Text, shared: Shared, pairs: Sequence[tuple[Claim,
             sum(sides_a[axis] != sides_b[axis] for axis in both if _is_one(axis, sides_a, sides_b))
         ),
         "same_sides": log1p(sum(bool(sides_a[axis] & sides_b[axis]) for axis in both)),
-        "scopes_differ": float(_are_scoped(lone_a, lone_b)),
-        "subjects_differ": float(any(x.lead in _lone(x, y) and y.lead in _lone(y, x) for x, y in pairs)),
+        "scopes_differ": float(evidence.name_scopes(lone_a, lone_b)),
+        "subjects_differ": float(any(Shared(x, y, ()).lead_apart(x, y) for x, y in pairs)),
         "subject_opposite": float(_is_subject_opposite(left.claims[0], right.claims[0])),
         "same_opening": max(_opening(x, y) for x, y in pairs),
         "names_differ": float(bool(names_a - right.keys) and bool(names_b - left.keys)),
@@ -226,14 +220,6 @@ def _is_one(axis: str, a: Mapping[str, frozenset[int]], b: Mapping[str, frozense
 
 def _denies(text: Text) -> bool:
     return any(claim.negations for claim in text.claims)
-
-
-def _are_scoped(lone_a: Sequence[Term], lone_b: Sequence[Term]) -> bool:
-    return any(SCOPES.get(x.form, -1) == SCOPES.get(y.form, -2) for x in lone_a for y in lone_b)
-
-
-def _lone(a: Claim, b: Claim) -> frozenset[str]:
-    return frozenset(Shared(a, b, ()).lone_a)
 
 
 def _is_subject_opposite(a: Claim, b: Claim) -> bool:

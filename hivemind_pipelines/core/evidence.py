@@ -1,6 +1,6 @@
 """Evidence: the ways in which two texts part, from what their sentences claim, and where."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hivemind_pipelines.core.claims import Claim, read, read_whole
@@ -135,6 +135,10 @@ class Shared:
     @property
     def dice(self) -> float:
         return 2 * self.count / max(1, len(self.keys_a) + len(self.keys_b))
+
+    def lead_apart(self, a: Claim, b: Claim) -> bool:
+        """Whether each claim begins with a word of its own: they speak of two things."""
+        return a.lead in self.lone_a and b.lead in self.lone_b
 
     def nearness(self, cosine: float | None) -> float:
         """The cosine, or what it passes for without an embedding: as near as the words are."""
@@ -568,10 +572,8 @@ def is_contrasted(a: Claim, b: Claim, shared: Shared, evidence: Evidence) -> boo
     if evidence.reason.removeprefix("opposite:") in WEAK_AXES:
         # Who may or must is what they part about, not whom they are about.
         return False
-    for x in lone_a:
-        for y in lone_b:
-            if SCOPES.get(x.form, -1) == SCOPES.get(y.form, -2):
-                return True
+    if name_scopes(lone_a, lone_b):
+        return True
     if _modifiers(a, b, shared, lone_a, lone_b):
         return True
     if any(
@@ -579,7 +581,12 @@ def is_contrasted(a: Claim, b: Claim, shared: Shared, evidence: Evidence) -> boo
         for opener in _SCOPING
     ):
         return True
-    return a.lead in shared.lone_a and b.lead in shared.lone_b
+    return shared.lead_apart(a, b)
+
+
+def name_scopes(lone_a: Iterable[Term], lone_b: Sequence[Term]) -> bool:
+    """Whether two words name two scopes of a kind: of two plans or platforms both may be true."""
+    return any(SCOPES.get(x.form, -1) == SCOPES.get(y.form, -2) for x in lone_a for y in lone_b)
 
 
 #: What opens a phrase that narrows down what a claim is about.

@@ -78,15 +78,17 @@ def samples(
     """The labelled pairs but those held out, a sample for each style, and the near notes of each cluster file."""
     shown = [pair for pair in pairs if pair.split != HELD_OUT]
     made = []
-    for style in sorted({pair.style or "" for pair in shown}):
+    styles = sorted({pair.style or "" for pair in shown})
+    total = len(styles) + len(clusters)
+    for style in styles:
         own = [pair for pair in shown if (pair.style or "") == style]
-        made.append(_sample(style or "pairs", own, embedder, policy, is_near=False))
-        progress("conflict", len(made), 0)
+        made.append(_sample(style or "pairs", own, embedder, is_near=False))
+        progress("conflict", len(made), total)
     for name, rows in clusters.items():
         near = tuple(_near(rows, embedder, policy))
         if near:
-            made.append(_sample(Path(name).name, near, embedder, policy, is_near=True))
-            progress("conflict", len(made), 0)
+            made.append(_sample(Path(name).name, near, embedder, is_near=True))
+            progress("conflict", len(made), total)
     return tuple(made)
 
 
@@ -113,7 +115,6 @@ def _sample(
     name: str,
     pairs: Sequence[ContrastedPair],
     embedder: Embedder,
-    policy: ContradictionPolicy,
     *,
     is_near: bool,
 ) -> Sample:
@@ -123,7 +124,7 @@ def _sample(
     labels: list[str] = []
     may_flag: list[bool] = []
     for pair in pairs:
-        known = _terms(pair, vector_of, policy)
+        known = _terms(pair, vector_of)
         if known is not None:
             terms.append(known[0])
             labels.append(pair.label)
@@ -133,9 +134,7 @@ def _sample(
     )
 
 
-def _terms(
-    pair: ContrastedPair, vector_of: Mapping[str, Vectors], policy: ContradictionPolicy
-) -> tuple[list[float], bool] | None:
+def _terms(pair: ContrastedPair, vector_of: Mapping[str, Vectors]) -> tuple[list[float], bool] | None:
     """The terms of a pair and whether the model decides it; None where a text claims nothing."""
     a, b = sorted((pair.text_a, pair.text_b))
     left, right = evidence.read_text(a, pair.scope_a), evidence.read_text(b, pair.scope_b)
@@ -143,10 +142,9 @@ def _terms(
         return None
     cosine = float(np.dot(vector_of[a], vector_of[b]))
     found = contrast.contrast(left, right, cosine)
-    is_forked = any(one.score >= policy.score_min for one in conflict.forks(left, right, cosine))
-    return [
-        found.terms.get(name, 0.0) for name in NAMES
-    ], found.evidence is not None and not found.is_scoped and not is_forked
+    is_forked = any(one.score >= conflict.FORK_MIN for one in conflict.forks(left, right, cosine))
+    may_flag = found.evidence is not None and not found.is_scoped and not is_forked
+    return [found.terms.get(name, 0.0) for name in NAMES], may_flag
 
 
 def fit(parts: Sequence[Sample]) -> Model:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -42,6 +42,7 @@ from hivemind_pipelines.store.connection import Store, open_store
 from hivemind_pipelines.store.scratch import ScratchRefusedError, scratch_store
 
 Row = TypeVar("Row")
+LeftOut = conflict_fitting.LeftOut | fitting.LeftOut
 
 _log = logging.getLogger(__name__)
 
@@ -235,21 +236,8 @@ def _fit(
     tried = fitting.left_out(samples, policy.matching)
     document = fitting.document(model, samples, tried)
     target = request.model or fitting.shipped_model()
-    _save(target, (json.dumps(document, indent=2) + "\n").encode())
     judged = tried or tuple(fitting.judge(model, part, policy.matching) for part in samples)
-    return Evaluation(
-        task="duplicates",
-        files=tuple(map(str, request.files)),
-        rows=sum(len(part.labels) for part in samples),
-        counted=sum((result.counted for result in judged), Confusion(0, 0, 0)),
-        details={
-            "model": str(target),
-            "left_out_in_turn": {result.name: result.figures() for result in tried},
-            "bias": document["bias"],
-            "weights": document["weights"],
-        },
-        predictions=iter(()),
-    )
+    return _fitted(request, target, document, sum(len(part.labels) for part in samples), tried, judged)
 
 
 def _fit_conflicts(
@@ -266,12 +254,24 @@ def _fit_conflicts(
     tried = conflict_fitting.left_out(parts, policy.contradiction)
     document = conflict_fitting.document(model, parts, tried)
     target = request.model or conflict_fitting.shipped_model()
-    _save(target, (json.dumps(document, indent=2) + "\n").encode())
     judged = tried or tuple(conflict_fitting.judge(model, part, policy.contradiction) for part in parts)
+    return _fitted(request, target, document, sum(len(part.labels) for part in parts), tried, judged)
+
+
+def _fitted(
+    request: Request,
+    target: Path,
+    document: Mapping[str, object],
+    rows: int,
+    tried: Sequence[LeftOut],
+    judged: Sequence[LeftOut],
+) -> Evaluation:
+    """Write a model, and tell what it is and how it does on what it was fitted without."""
+    _save(target, (json.dumps(document, indent=2) + "\n").encode())
     return Evaluation(
-        task="contradictions",
+        task=request.task,
         files=tuple(map(str, request.files)),
-        rows=sum(len(part.labels) for part in parts),
+        rows=rows,
         counted=sum((result.counted for result in judged), Confusion(0, 0, 0)),
         details={
             "model": str(target),

@@ -21,6 +21,7 @@ from hivemind_pipelines.store.items import (
 )
 from hivemind_pipelines.store.pairs import COMPARED
 from hivemind_pipelines.store.screening import GONE, HOLDING, IS_UNLABELLED, UNSCREENED_ITEMS
+from hivemind_pipelines.store.signals import COUNTS_FOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +140,7 @@ BACKLOG = text(f"""
         FROM public.quality_signals s
         JOIN public.knowledge_items k ON k.id = s.knowledge_item_id AND k.deleted_at IS NULL
         JOIN orgs o ON o.org_id = k.org_id
-        LEFT JOIN distillation.merges m
-            ON m.org_id = k.org_id AND m.duplicate_id = k.id AND NOT m.is_legacy AND m.expired_at = k.expired_at
+        {COUNTS_FOR}
         JOIN public.knowledge_items p ON p.org_id = k.org_id AND p.id = COALESCE(m.canonical_id, k.id)
             AND p.expired_at IS NULL AND p.deleted_at IS NULL
         WHERE s.signal_type = 'contradiction' AND {ORIGINAL}

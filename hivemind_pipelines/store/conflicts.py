@@ -222,22 +222,16 @@ IS_UNJUDGED = """
                 GREATEST(f.a_hash COLLATE "C", f.b_hash COLLATE "C"),
                 :judge_version, :model), 'UTF8')), 'hex'))
 """
-UNJUDGED = text(f"""
-    SELECT found.*, a.content AS a_text, b.content AS b_text
-    FROM ({FOUND} AND f.org_id = :org_id AND {IS_UNJUDGED}) found
-    JOIN public.knowledge_items a ON a.org_id = found.org_id AND a.id = found.a_id
-    JOIN public.knowledge_items b ON b.org_id = found.org_id AND b.id = found.b_id
-    ORDER BY found.score DESC, found.case_id LIMIT :limit
-""")
-
-
-UNJUDGED_LENGTHS = text(f"""
-    SELECT char_length(a.content) + char_length(b.content) AS characters
+_OF_UNJUDGED = f"""
     FROM ({FOUND} AND f.org_id = :org_id AND {IS_UNJUDGED}) found
     JOIN public.knowledge_items a ON a.org_id = found.org_id AND a.id = found.a_id
     JOIN public.knowledge_items b ON b.org_id = found.org_id AND b.id = found.b_id
     ORDER BY found.score DESC, found.case_id
-""")
+"""
+UNJUDGED = text(f"SELECT found.*, a.content AS a_text, b.content AS b_text {_OF_UNJUDGED} LIMIT :limit")
+UNJUDGED_LENGTHS = text(
+    f"SELECT char_length(a.content) + char_length(b.content) AS characters {_OF_UNJUDGED}"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,12 @@ from hivemind_pipelines.core.model import (
 from hivemind_pipelines.store.items import LIVE, LOCK_ITEMS, ORIGINAL, register_originals
 from hivemind_pipelines.store.ledger import Applied, Entry
 
+#: Joins what an item `k` counts for: itself, or the canonical `m` that it was merged into.
+COUNTS_FOR = """
+    LEFT JOIN distillation.merges m
+        ON m.org_id = k.org_id AND m.duplicate_id = k.id AND NOT m.is_legacy AND m.expired_at = k.expired_at
+"""
+
 SUSPECTS = text(f"""
     -- Contradiction signals in no case, or in an open one. One on a duplicate counts for its canonical: what
     -- two items say is in conflict, not which copy of it was flagged.
@@ -38,9 +44,7 @@ SUSPECTS = text(f"""
                t.case_id, COALESCE(m.canonical_id, s.knowledge_item_id) AS item_id
         FROM public.quality_signals s
         JOIN public.knowledge_items k ON k.id = s.knowledge_item_id
-        LEFT JOIN distillation.merges m
-            ON m.org_id = k.org_id AND m.duplicate_id = k.id AND NOT m.is_legacy
-           AND m.expired_at = k.expired_at
+        {COUNTS_FOR}
         LEFT JOIN distillation.stamped_signals t ON t.org_id = k.org_id AND t.signal_id = s.id
         LEFT JOIN distillation.contradiction_cases c ON c.org_id = t.org_id AND c.case_id = t.case_id
         WHERE k.org_id = :org_id AND s.signal_type = 'contradiction' AND k.deleted_at IS NULL

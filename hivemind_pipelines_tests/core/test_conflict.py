@@ -131,6 +131,14 @@ def test_opposite_scopes_may_both_be_true() -> None:
     assert found.outcome == "both_true_in_scope"
 
 
+def test_what_is_stored_above_a_lower_floor_is_what_the_policy_would_find() -> None:
+    # Nearly a fork, and a little more of a contradiction.
+    a = "On Postgres 14 the nightly job of the reports runs before the backup and takes 10 minutes."
+    b = "On Postgres 16 reports are written after the backup has finished, by a job that takes 40 minutes in all."
+    found, stored = (conflict.find(a, b, cosine=0.3, score_min=least) for least in (conflict.SCORE_MIN, 0.3))
+    assert found == stored != conflict.NONE
+
+
 def test_what_ceased_to_hold_is_an_update() -> None:
     found = conflict.find("The importer accepts CSV.", "The importer no longer accepts CSV.")
     assert found.outcome == "update"
