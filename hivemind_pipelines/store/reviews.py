@@ -261,11 +261,12 @@ def read_decided(conn: Connection, org_id: OrgId | None) -> tuple[tuple[str, Ver
     return tuple((row.reason, row.verdict) for row in conn.execute(DECIDED, {"org_id": org_id}))
 
 
-# By the detector's own word on the case: what a person called a conflict confirms it.
+# By the detector's own word on the case: what a person called a conflict confirms it. What a policy withdrew,
+# an undo took back or an erasure emptied was nobody's verdict.
 CASES_DECIDED = text("""
     SELECT c.detector || COALESCE(':' || (c.evidence ->> 'reason'), '') AS reason, c.status, c.outcome
     FROM distillation.contradiction_cases c
-    WHERE c.status <> 'open' AND COALESCE(c.outcome, '') NOT IN ('withdrawn', 'undone')
+    WHERE c.status <> 'open' AND COALESCE(c.outcome, '') NOT IN ('withdrawn', 'undone', 'erased')
       AND (CAST(:org_id AS text) IS NULL OR c.org_id = :org_id)
 """)
 

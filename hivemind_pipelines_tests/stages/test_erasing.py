@@ -14,7 +14,7 @@ from hivemind_pipelines.core.intake import IntakeDefaults
 from hivemind_pipelines.core.model import ItemId
 from hivemind_pipelines.core.text import content_hash
 from hivemind_pipelines.core.undo import RunTarget
-from hivemind_pipelines.stages import erasing, undo
+from hivemind_pipelines.stages import erasing, review, undo
 from hivemind_pipelines.stages.erasing import ErasureError, Issued, Office, Outcome
 from hivemind_pipelines.stages.loading import LoadReport, load_file
 from hivemind_pipelines.stages.residual_scan import Places
@@ -265,6 +265,7 @@ def test_open_cases_that_lose_a_party_are_emptied_and_closed(store: Store, offic
     holds(store)
     distil(store, under=LOOSE, now=NOW + timedelta(hours=1))
     holds(store)
+    assert review.queue(store, ACME, model="m", limit=9, offset=0).case_precision == (), "nobody judged it"
 
 
 def test_erasing_twice_is_erasing_once(store: Store, office: Office) -> None:
