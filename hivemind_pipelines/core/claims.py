@@ -11,7 +11,16 @@ from hivemind_pipelines.core.quantities import WEEKDAYS, Quantity, read_quantiti
 from hivemind_pipelines.core.relations import Relation, read_relations
 from hivemind_pipelines.core.releases import Release, read_releases
 from hivemind_pipelines.core.sides import Side, Term, read_negations, read_sides
-from hivemind_pipelines.core.wording import ARTICLES, CODE, SMALL, Span, Word, is_inside, read_words
+from hivemind_pipelines.core.wording import (
+    ARTICLES,
+    CLAUSE_ENDS,
+    CODE,
+    SMALL,
+    Span,
+    Word,
+    is_inside,
+    read_words,
+)
 
 #: A text with more sentences than this is read up to here; conflicts are found in short notes.
 SENTENCES_MAX = 60
@@ -22,7 +31,8 @@ class Claim:
     """One sentence: its content words, and what it says of them.
 
     `polarity` is the product of its negations and minus words; `settings` are values given to names;
-    `slots` are the last words of a phrase such as `as files`, by what opens it. An entry of a catalogue says
+    `slots` are the last words of a phrase such as `as files`, by what opens it; `excepted` are the words behind
+    `unless`, for which it does not hold; `breaks` are the places at which a clause begins. An entry of a catalogue says
     what something looks for (`Checks for ...`), and nothing of how things are.
     """
 
@@ -42,6 +52,8 @@ class Claim:
     is_entry: bool
     is_dated: bool
     is_open: bool
+    excepted: frozenset[str]
+    breaks: tuple[int, ...]
     is_default: bool
     is_whole: bool = False
 
@@ -76,11 +88,12 @@ def joined(claims: Sequence[Claim]) -> Claim:
     if len(claims) == 1:
         return claims[0]
     terms, shift = [], 0
-    sides, quantities = [], []
+    sides, quantities, breaks = [], [], []
     for claim in claims:
         terms += [replace(term, place=term.place + shift) for term in claim.terms]
         quantities += [replace(one, place=one.place + shift) for one in claim.quantities]
         sides += [replace(one, term=replace(one.term, place=one.term.place + shift)) for one in claim.sides]
+        breaks += [shift, *(place + shift for place in claim.breaks)]
         shift += 1000
     polarity = 1
     for claim in claims:
@@ -102,6 +115,8 @@ def joined(claims: Sequence[Claim]) -> Claim:
         is_entry=claims[0].is_entry,
         is_dated=any(claim.is_dated for claim in claims),
         is_open=any(claim.is_open for claim in claims),
+        excepted=frozenset(key for claim in claims for key in claim.excepted),
+        breaks=tuple(breaks),
         is_default=any(claim.is_default for claim in claims),
         is_whole=True,
     )
@@ -115,6 +130,10 @@ def _claim(text: str, span: Span, codes: Sequence[Span]) -> Claim:
     terms = tuple(_terms(found, numeric))
     negations = tuple(read_negations(found))
     sides, polarity = read_sides(found, negations)
+    is_entry = _is_entry(found)
+    if is_entry:
+        # What a check looks for it neither allows nor forbids itself.
+        sides = tuple(side for side in sides if side.term.place > 0)
     return Claim(
         span=span,
         terms=terms,
@@ -129,10 +148,12 @@ def _claim(text: str, span: Span, codes: Sequence[Span]) -> Claim:
         lead=_lead(found, terms),
         is_recipe=_is_recipe(text, span, codes),
         is_task=bool(found) and _is_task(found),
-        is_entry=_is_entry(found),
+        is_entry=is_entry,
         is_dated=any(word.lower in CURRENCY_WORDS or word.lower == "no-longer" for word in found),
         is_open=any(word.lower in EXCEPTIONS for word in found),
-        is_default=any(root(word.lower) == "default" for word in found),
+        excepted=_excepted(found, terms),
+        breaks=tuple(place for place, word in enumerate(found) if word.lower in _CLAUSE_OPENERS),
+        is_default=any(root(word.lower).startswith("default") for word in found),
     )
 
 
@@ -141,7 +162,7 @@ def _terms(found: Sequence[Word], numeric: set[int]) -> Iterator[Term]:
         is_day = word.lower.rstrip("s") in WEEKDAYS
         if (
             (place in numeric and not is_day)
-            or word.lower in SMALL
+            or (word.lower in SMALL and word.form != "GET")
             or word.lower in UNITS
             or not _is_content(word)
         ):
@@ -149,6 +170,23 @@ def _terms(found: Sequence[Word], numeric: set[int]) -> Iterator[Term]:
         key = word.lower if word.is_code or "_" in word.lower else root(word.lower)
         is_name = word.form[:1].isupper() and place > 0
         yield Term(key, word.lower, word.span, place, word.is_code, is_name)
+
+
+#: What a further clause begins with.
+_CLAUSE_OPENERS = CLAUSE_ENDS | words(
+    """
+    and or if when while whenever unless until before after because since so as whereas although though where
+    without once caused-by instead which that to
+    """
+)
+
+
+def _excepted(found: Sequence[Word], terms: Sequence[Term]) -> frozenset[str]:
+    start = next(
+        (place for place, word in enumerate(found) if word.lower in ("unless", "except")), len(found)
+    )
+    end = next((place for place in range(start, len(found)) if found[place].lower in CLAUSE_ENDS), len(found))
+    return frozenset(term.key for term in terms if start < term.place < end)
 
 
 def _is_content(word: Word) -> bool:
@@ -251,7 +289,9 @@ def _is_entry(found: Sequence[Word]) -> bool:
 
 
 _EVENT_ROOTS = frozenset(map(root, EVENTS))
-_SLOT_OPENERS = words("as per in by via through using use uses with is are to from under")
+_SLOT_OPENERS = words(
+    "as per for of in on at into inside by via through using use uses with is are to from under return returns"
+)
 
 
 def _slots(found: Sequence[Word], terms: Sequence[Term]) -> Iterator[tuple[str, tuple[Term, ...]]]:
@@ -264,7 +304,7 @@ def _slots(found: Sequence[Word], terms: Sequence[Term]) -> Iterator[tuple[str, 
         for later in range(place + 1, len(found)):
             if later in at:
                 run.append(at[later])
-            elif found[later].lower not in ARTICLES and not found[later].lower[0].isdigit():
+            elif found[later].lower not in ARTICLES | {"one"} and not found[later].lower[0].isdigit():
                 break
         if run:
             yield word.lower, tuple(run)

@@ -7,11 +7,14 @@ from importlib.resources import files
 from math import exp
 from typing import Literal
 
-from hivemind_pipelines.core import evidence
 from hivemind_pipelines.core.claims import Claim
 from hivemind_pipelines.core.contrast import Contrast, contrast
-from hivemind_pipelines.core.evidence import NO_SCOPE, Shared, Text
+from hivemind_pipelines.core.differences import differences
 from hivemind_pipelines.core.model import Scope
+from hivemind_pipelines.core.opposition import opposite_sides
+from hivemind_pipelines.core.overlap import Shared
+from hivemind_pipelines.core.scoping import fork, scopes_differ, versions_differ
+from hivemind_pipelines.core.statements import NO_SCOPE, Text, counterparts, read_text
 from hivemind_pipelines.core.text import normalise
 from hivemind_pipelines.core.wording import Span
 
@@ -19,10 +22,6 @@ Outcome = Literal["contradiction", "version_fork", "update", "both_true_in_scope
 
 #: Below this score two texts are not said to conflict, unless the policy says otherwise.
 SCORE_MIN = 0.5
-
-#: From this score on two statements are a fork, whatever else they are and whatever the policy asks for, so that
-#: what is stored above a lower floor is what another policy would find.
-FORK_MIN = 0.5
 
 #: A fork without evidence of a conflict weighs so much less than one with it.
 UNEXPLAINED_FORK = 0.9
@@ -63,31 +62,29 @@ def find(
         return replace(turned, spans_a=turned.spans_b, spans_b=turned.spans_a)
     if normalise(a) == normalise(b):
         return NONE
-    left, right = evidence.read_text(a, scope_a), evidence.read_text(b, scope_b)
+    left, right = read_text(a, scope_a), read_text(b, scope_b)
     if not left.claims or not right.claims:
         return NONE
-    forked = max(forks(left, right, cosine), key=lambda one: one.score, default=NONE)
-    found = forked
-    if forked.score < FORK_MIN:
-        weighed = _weigh(contrast(left, right, cosine), left, right)
-        found = max(weighed, forked, key=lambda one: one.score)
+    found = _weigh(contrast(left, right, cosine), left, right)
+    forked = max(forks(left, right, cosine), key=lambda one: one.score, default=None)
+    if forked is not None:
+        # Whatever else they part in, each speaks for a release of its own.
+        found = replace(forked, score=max(forked.score, found.score))
     return found if found.score >= score_min else NONE
 
 
 def forks(left: Text, right: Text, cosine: float | None) -> list[Conflict]:
     """Statements for two releases of one product that say different things."""
     found = []
-    for a, b in evidence.counterparts(left, right):
-        releases = None if a.is_recipe or b.is_recipe else evidence.fork(a, b)
+    for a, b in counterparts(left, right):
+        releases = None if a.is_recipe or b.is_recipe else fork(a, b)
         if releases is None:
             continue
-        opposite = tuple(evidence.opposite_sides(a, b, left, right))
+        opposite = tuple(opposite_sides(a, b, left, right))
         shared = Shared(a, b, opposite)
         if shared.count < 1:
             continue
-        told = max(
-            evidence.evidence(a, b, shared, opposite, left, right), key=lambda one: one.weight, default=None
-        )
+        told = max(differences(a, b, shared, opposite, left, right), key=lambda one: one.weight, default=None)
         if told is None and not shared.differs:
             continue
         score = shared.topical(cosine) * (UNEXPLAINED_FORK if told is None else 1.0)
@@ -101,9 +98,9 @@ def _weigh(found: Contrast, left: Text, right: Text) -> Conflict:
     if told is None:
         return NONE
     outcome: Outcome = "contradiction"
-    if evidence.versions_differ(left.scope, right.scope):
+    if versions_differ(left.scope, right.scope):
         outcome = "version_fork"
-    elif found.is_scoped or evidence.scopes_differ(left.scope, right.scope):
+    elif found.is_scoped or scopes_differ(left.scope, right.scope):
         outcome = "both_true_in_scope"
     elif _is_dated(left.claims) != _is_dated(right.claims):
         outcome = "update"

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from math import log1p
 from typing import Final
 
-from hivemind_pipelines.core import evidence
 from hivemind_pipelines.core.claims import Claim
-from hivemind_pipelines.core.evidence import Evidence, Shared, Text
+from hivemind_pipelines.core.differences import differences
+from hivemind_pipelines.core.evidence import Evidence
 from hivemind_pipelines.core.lexicon import ANTONYMS, SIBLINGS
+from hivemind_pipelines.core.measures import is_equal
+from hivemind_pipelines.core.opposition import WEAK_AXES, opposite_sides
+from hivemind_pipelines.core.overlap import Shared
+from hivemind_pipelines.core.scoping import fork, is_contrasted, name_scopes
+from hivemind_pipelines.core.statements import Text, counterparts
 
 #: Terms that may only speak for a conflict.
 FOR: Final = frozenset(
@@ -22,7 +27,8 @@ FOR: Final = frozenset(
 #: Terms that may only speak against one.
 AGAINST: Final = frozenset(
     {
-        "fork", "releases_differ", "release_open", "scoped", "scopes_differ", "subjects_differ", "subject_opposite",
+        "fork", "releases_differ", "release_open", "flag_open", "narrowed", "scopes_differ", "subjects_differ",
+        "subject_opposite",
         "clash_of_subjects", "scoped_subject", "numbers_agree", "numbers_unlike", "both_deny", "code_differs",
         "sentences", "same_sides", "names_differ", "far", "same_release",
     }
@@ -49,7 +55,7 @@ class Contrast:
     """The terms of the model by name, and the strongest evidence, None where there is none.
 
     `weight` is that of the evidence times how alike the claims are, in [0, 1]; `is_scoped` where they speak of
-    two scopes.
+    two things, and both may be true.
     """
 
     terms: Mapping[str, float]
@@ -77,7 +83,7 @@ def contrast(left: Text, right: Text, cosine: float | None) -> Contrast:
         **_releases(left, right),
         **_words(left, right, shared, pairs),
     }
-    best = max(found, key=lambda one: (one.weight, not one.is_scoped))
+    best = max(found, key=lambda one: (not one.is_scoped, one.weight))
     return Contrast(terms | _together(terms, best.weight, near), best.evidence, best.weight, best.is_scoped)
 
 
@@ -89,12 +95,12 @@ def _pairs(left: Text, right: Text) -> list[tuple[Claim, Claim]]:
     """The sentences to hold against each other; those of two lone sentences however little they share."""
     if len(left.claims) == 1 == len(right.claims):
         return [(left.claims[0], right.claims[0])]
-    return list(evidence.counterparts(left, right)) or [(left.whole, right.whole)]
+    return list(counterparts(left, right)) or [(left.whole, right.whole)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Evidence with its weight times how alike the two claims are, and whether they speak of two scopes."""
+    """Evidence with its weight times how alike the two claims are, and whether they speak of two things."""
 
     evidence: Evidence
     weight: float
@@ -103,27 +109,28 @@ class _Found:
 
 def _found(pairs: Iterable[tuple[Claim, Claim]], left: Text, right: Text, near: float) -> Iterator[_Found]:
     for a, b in pairs:
-        opposite = tuple(evidence.opposite_sides(a, b, left, right))
+        opposite = tuple(opposite_sides(a, b, left, right))
         shared = Shared(a, b, opposite)
         if shared.count < 1:
             continue
         topical = shared.topical(near)
-        for one in evidence.evidence(a, b, shared, opposite, left, right):
-            yield _Found(one, one.weight * topical, evidence.is_contrasted(a, b, shared, one))
+        for one in differences(a, b, shared, opposite, left, right):
+            yield _Found(one, one.weight * topical, is_contrasted(a, b, shared, one))
 
 
 def _weights(found: Sequence[_Found]) -> dict[str, float]:
-    """The weightiest evidence of each kind, and of any kind where it is of two scopes."""
-    weights = dict.fromkeys((*_KINDS, "scoped"), 0.0)
+    """The weightiest evidence of each kind; of two things it counts for nothing."""
+    weights = dict.fromkeys(_KINDS, 0.0)
     for one in found:
-        kind = "scoped" if one.is_scoped else _kind(one.evidence.reason)
-        weights[kind] = max(weights[kind], one.weight)
+        if not one.is_scoped:
+            kind = _kind(one.evidence.reason)
+            weights[kind] = max(weights[kind], one.weight)
     return weights
 
 
 def _kind(reason: str) -> str:
     kind, _, detail = reason.partition(":")
-    if kind == "opposite" and detail in evidence.WEAK_AXES:
+    if kind == "opposite" and detail in WEAK_AXES:
         return "weak_opposite"
     return "count" if reason == "number:count" else kind
 
@@ -161,7 +168,7 @@ def _numbers(left: Text, right: Text) -> dict[str, float]:
 
 
 def _is_among(one: tuple[str, float], others: Iterable[tuple[str, float]]) -> bool:
-    return any(one[0] == kind and evidence.is_equal(one[1], value, kind) for kind, value in others)
+    return any(one[0] == kind and is_equal(one[1], value, kind) for kind, value in others)
 
 
 def _releases(left: Text, right: Text) -> dict[str, float]:
@@ -169,7 +176,7 @@ def _releases(left: Text, right: Text) -> dict[str, float]:
         {one.version for claim in text.claims for one in claim.releases} for text in (left, right)
     )
     return {
-        "fork": float(evidence.fork(left.whole, right.whole) is not None),
+        "fork": float(fork(left.whole, right.whole) is not None),
         "releases_differ": float(bool(versions_a - versions_b) and bool(versions_b - versions_a)),
         "release_open": float(versions_a != versions_b),
         "same_release": float(bool(versions_a & versions_b)),
@@ -192,7 +199,7 @@ def _words(left: Text, right: Text, shared: Shared, pairs: Sequence[tuple[Claim,
             sum(sides_a[axis] != sides_b[axis] for axis in both if _is_one(axis, sides_a, sides_b))
         ),
         "same_sides": log1p(sum(bool(sides_a[axis] & sides_b[axis]) for axis in both)),
-        "scopes_differ": float(evidence.name_scopes(lone_a, lone_b)),
+        "scopes_differ": float(name_scopes(lone_a, lone_b)),
         "subjects_differ": float(any(Shared(x, y, ()).lead_apart(x, y) for x, y in pairs)),
         "subject_opposite": float(_is_subject_opposite(left.claims[0], right.claims[0])),
         "same_opening": max(_opening(x, y) for x, y in pairs),
@@ -202,6 +209,8 @@ def _words(left: Text, right: Text, shared: Shared, pairs: Sequence[tuple[Claim,
         "same_code": float(bool(code_a & code_b)),
         "one_denies": float(_denies(left) != _denies(right)),
         "both_deny": float(_denies(left) and _denies(right)),
+        "flag_open": float(any(term.form.startswith("-") for term in (*lone_a, *lone_b))),
+        "narrowed": float(any(_is_narrowed(x, y) for x, y in pairs)),
         "sentences": log1p(len(left.claims) + len(right.claims) - 2),
     }
 
@@ -235,6 +244,18 @@ def _is_subject_opposite(a: Claim, b: Claim) -> bool:
         for x in first_a
         for y in first_b
         if x.key != y.key
+    )
+
+
+def _is_narrowed(a: Claim, b: Claim) -> bool:
+    """Whether one claim is about a kind of what the other begins with: `tokens` and `refresh tokens`."""
+    return any(
+        len(short.terms) > 0
+        and len(long.terms) > 1
+        and short.terms[0].key == long.terms[1].key
+        and long.terms[1].place == long.terms[0].place + 1
+        and long.terms[0].key not in short.keys
+        for short, long in ((a, b), (b, a))
     )
 
 

@@ -16,16 +16,23 @@ _IRREGULAR = {
             """
             sent:send kept:keep built:build written:write held:hold lost:lose ran:run chosen:choose hidden:hide
             broken:break forbidden:forbid given:give taken:take made:make found:find left:leave bound:bind
-            thrown:throw threw:throw shown:show frozen:freeze overridden:override
+            thrown:throw threw:throw shown:show frozen:freeze overridden:override drawn:draw wrote:write
+            said:say told:tell paid:pay spent:spend shrunk:shrink slept:sleep woken:wake bought:buy sold:sell
+            got:get began:begin begun:begin fell:fall fallen:fall rose:rise risen:rise
+            brought:bring caught:catch taught:teach thought:think meant:mean led:lead read:read sat:sit stood:stand
             """
         )
     )
 }
 
 
+#: Names that an ending would turn into another word.
+_NAMES = words("stripe redis kubernetes postgres sentry")
+
+
 def root(word: str) -> str:
     """The stem by which the forms of a word are one."""
-    return stem(_IRREGULAR.get(word, word))
+    return word if word in _NAMES else stem(_IRREGULAR.get(word, word))
 
 
 def _axes(table: Mapping[str, str]) -> dict[str, tuple[tuple[str, int], ...]]:
@@ -62,10 +69,14 @@ TASKS = _axes(_TABLES["tasks"])
 #: Values of one kind, of which a place takes one.
 ALTERNATIVES = _alternatives(_TABLES["alternatives"])
 
+#: Stems that say one thing wherever two statements are held against each other, by the number of their group.
+SAME = {root(word): number for number, line in enumerate(_TABLES["same"].values()) for word in line.split()}
+
 #: Words that turn the statement round.
 NEGATORS = words(
     """
     not no never none neither nor cannot without nothing nobody nowhere forget forgets free lacks lacking
+    must-not refuse-to
     """
 )
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hivemind_pipelines.core.lexicon import NUMBER_WORDS, UNIT_NAMES, UNITS, words
@@ -14,7 +14,10 @@ Bound = Literal["", "most", "least", "over", "under"]
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A measured or counted value in the base unit of its dimension; `near` are the words it belongs to."""
+    """A measured or counted value in the base unit of its dimension.
+
+    `near` are the words it belongs to, `counted` is the one right behind it, empty where none is.
+    """
 
     value: float
     dimension: str
@@ -22,6 +25,7 @@ class Quantity:
     near: frozenset[str]
     span: Span
     place: int
+    counted: str = ""
 
 
 _NUMBER = re.compile(r"([$€£]?)(\d+(?:[.,_]\d+)*)-?([A-Za-zµ%]*)\Z")
@@ -68,13 +72,24 @@ _COUNT_WORDS = NUMBER_WORDS | {
     "nineteen": "19", "thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70",
     "eighty": "80", "ninety": "90", "dozen": "12",
 }  # fmt: skip
+_MULTIPLES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "hundred": 1e2}
 _FRACTIONS = {"half": 50.0, "third": 100.0 / 3, "quarter": 25.0, "fifth": 20.0, "tenth": 10.0}
 #: An article behind one of these counts the unit that follows: `after a week`.
 _LASTING = words(
     "for after within inside in than until by under over about only every takes take lasts last least half up to"
 )
+#: Longer than any time that is told: `forever` against it is another time.
+_ENDLESS = 1e15
+_ENDLESS_WORDS = words("forever indefinitely")
+_CLOCK = re.compile(r"(\d{1,2})(?::(\d{2}))?(am|pm)?")
+_HALVES = {"am": "am", "a.m": "am", "pm": "pm", "p.m": "pm"}
+_CLOCK_WORDS = {"noon": 720.0, "midday": 720.0, "midnight": 0.0}
 YEAR = re.compile(r"(?:19|20)\d\d")
 _YEAR_OPENERS = words("in of until till by since before after from through")
+#: `a 503`, or several `503s`, are answers of a server and count nothing.
+_STATUS = re.compile(r"[1-5]\d\d")
+_STATUS_OPENERS = words("a an http status code")
+_STATUS_ENDS = words("error errors response responses status")
 _MONTHS = {
     "january": 1, "february": 2, "march": 3, "april": 4, "may": 5, "june": 6, "july": 7, "august": 8,
     "september": 9, "october": 10, "november": 11, "december": 12,
@@ -96,6 +111,8 @@ def read_quantities(found: Sequence[Word], taken: set[int]) -> Iterator[Quantity
                 (n for n in range(place + 1, place + 4) if found[n].lower in (*_PERIODS, "a", "an")), -1
             )
         yield made
+        if made.dimension == "weekday" and place and found[place - 1].lower in ("every", "each"):
+            yield replace(made, value=_PERIODS["weekly"], dimension="period")
 
 
 def _quantity(found: Sequence[Word], place: int) -> Quantity | None:
@@ -108,9 +125,11 @@ def _quantity(found: Sequence[Word], place: int) -> Quantity | None:
     if word.lower.rstrip("s") in WEEKDAYS:
         day = float(WEEKDAYS[word.lower.rstrip("s")])
         return Quantity(day, "weekday", "", _near(found, place), word.span, place)
-    if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", word.lower):
-        hours, minutes = word.lower.split(":")[:2]
-        return Quantity(int(hours) * 60.0 + int(minutes), "clock", "", _near(found, place), word.span, place)
+    minute = _clock(word.lower, after)
+    if minute is not None:
+        return Quantity(minute, "clock", "", _near(found, place), word.span, place)
+    if word.lower in _ENDLESS_WORDS:
+        return Quantity(_ENDLESS, "time", "", _near(found, place), word.span, place)
     if _DATE.fullmatch(word.lower) or (word.lower in _MONTHS and _is_date(found, place)):
         day = _date(word.lower, before, after)
         return Quantity(day, "date", "", _near(found, place), word.span, place)
@@ -124,14 +143,17 @@ def _quantity(found: Sequence[Word], place: int) -> Quantity | None:
     match = _NUMBER.fullmatch(digits)
     if match is None:
         return None
-    if before in _NUMBERED:
-        return None
     currency, number, suffix = match.groups()
+    if before in _NUMBERED or (suffix == "s" and _STATUS.fullmatch(number)):
+        return None
     value = _value(number)
     if value is None or (suffix and suffix not in UNITS and suffix not in ("x", "k", "st", "nd", "rd", "th")):
         return None
     if suffix in ("st", "nd", "rd", "th"):
         return Quantity(value, "ordinal", "", _near(found, place), word.span, place)
+    is_status = word.lower.isdigit() and _STATUS.fullmatch(number) is not None
+    if is_status and (before in _STATUS_OPENERS or after in _STATUS_ENDS):
+        return Quantity(value, "status", "", _near(found, place), word.span, place)
     unit = suffix if suffix in UNITS else ""
     beside = found[unit_place].lower if unit_place < len(found) else ""
     is_beside = not suffix and beside in UNITS and beside not in ("in", "m")
@@ -139,6 +161,9 @@ def _quantity(found: Sequence[Word], place: int) -> Quantity | None:
         unit = beside
     end = found[unit_place].span.end if is_beside else word.span.end
     dimension, factor = _dimension(currency or unit)
+    if dimension == "count" and after in _MULTIPLES:
+        factor = _MULTIPLES[after]
+        after = found[place + 2].lower if place + 2 < len(found) else ""
     rate = _rate(found, place)
     if word.lower in ("a", "an") and before == "half":
         factor /= 2
@@ -147,12 +172,28 @@ def _quantity(found: Sequence[Word], place: int) -> Quantity | None:
     if rate is not None:
         dimension, factor = f"{dimension}/s", factor / rate
     near = _near(found, unit_place if is_beside else place)
-    return Quantity(value * factor, dimension, _bound(found, place), near, Span(word.span.start, end), place)
+    span = Span(word.span.start, end)
+    counted = root(after) if dimension == "count" and _counts(after) else ""
+    return Quantity(value * factor, dimension, _bound(found, place), near, span, place, counted)
+
+
+def _clock(form: str, after: str) -> float | None:
+    """The minute of the day that a word names, with `am` or `pm` in it or behind it; None where it names none."""
+    if form in _CLOCK_WORDS:
+        return _CLOCK_WORDS[form]
+    match = _CLOCK.fullmatch(form.removesuffix(":00") if form.count(":") > 1 else form)
+    if match is None:
+        return None
+    hour, minute = int(match.group(1)), int(match.group(2) or 0)
+    half = match.group(3) or _HALVES.get(after)
+    if half is None:
+        return hour * 60.0 + minute if match.group(2) else None
+    return (hour % 12 + (12 if half == "pm" else 0)) * 60.0 + minute
 
 
 def _is_one(word: str, before: str, after: str) -> bool:
     """Whether a word counts one of what follows it."""
-    if word == "one":
+    if word in ("one", "single"):
         return _counts(after)
     return word in ("a", "an") and before in _LASTING and after in UNITS and after not in SHORT_UNITS
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hivemind_pipelines.core.lexicon import words
 from hivemind_pipelines.core.opposites import root
 from hivemind_pipelines.core.sides import Term, axes
 from hivemind_pipelines.core.wording import CLAUSE_ENDS, Span, Word
@@ -90,7 +91,15 @@ def _around(
         return _keys(terms, comma, len(found)), _keys(terms, place, comma) if comma < len(
             found
         ) else frozenset()
-    return _keys(terms, -1, place), _keys(terms, place, comma)
+    # What is said of an exception is no part of what comes first or last.
+    end = next((n for n in range(place, comma) if found[n].lower in _EXEMPTING), comma)
+    start = -1
+    if found[0].lower in _EXEMPTING:
+        start = next((n for n in range(place) if found[n].lower == ","), -1)
+    return _keys(terms, start, place), _keys(terms, place, end)
+
+
+_EXEMPTING = words("unless except without if when while")
 
 
 def _keys(terms: Sequence[Term], start: int, end: int) -> frozenset[str]:

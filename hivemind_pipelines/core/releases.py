@@ -48,9 +48,12 @@ _VALUE_OPENERS = words(
     """
     require requires required requiring need needs needed install installs pin pinned pins upgrade upgrades
     upgraded update updates updated bump bumps bumped is are was target targets use uses minimum latest newest
-    depends depend recommend recommended release released publish published = :
+    depends depend support supports supported ≥ recommend recommended release released publish published = :
     """
 )
+#: What behind a version says that it is the one asked for.
+_ASKED = words("version required needed minimum recommended supported")
+_COPULAS = words("is are was = :")
 _BASED = words("built based runs run running deployed tested compiled")
 
 
@@ -115,8 +118,11 @@ def _role(found: Sequence[Word], place: int, product: str) -> Literal["scope", "
         start -= 1
     opener = found[start - 1].lower if start > 0 else ""
     earlier = {word.lower for word in found[max(0, start - 3) : max(0, start - 1)]}
+    behind = [word.lower for word in found[place + 1 : place + 4]]
+    if opener not in _SCOPE_OPENERS and behind[:1] in (["is"], ["are"], ["or"]) and set(behind) & _ASKED:
+        return "value"
     if opener in _VALUE_OPENERS or (
-        opener in ("to", "from", "at", "on", "of") and earlier & (_VALUE_OPENERS | _BASED)
+        opener in ("to", "from", "at", "on", "of", "with") and earlier & (_VALUE_OPENERS - _COPULAS | _BASED)
     ):
         return "value"
     if not opener or opener in _SCOPE_OPENERS or opener in (",", ":", "(") or place <= 2:

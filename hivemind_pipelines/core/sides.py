@@ -72,7 +72,7 @@ def read_sides(found: Sequence[Word], negations: Sequence[Term]) -> tuple[tuple[
         if word.lower in ("what", "which", "whether", "how"):
             # What is asked or looked at is not claimed.
             hidden = place + 4
-        if word.lower in _CONDITIONS:
+        if word.lower in _CONDITIONS or (word.lower in ("before", "after", "until") and place):
             is_condition = True
         elif word.lower in CLAUSE_ENDS:
             is_condition = False
@@ -82,8 +82,9 @@ def read_sides(found: Sequence[Word], negations: Sequence[Term]) -> tuple[tuple[
             is_reason = False
         if place in negated and not is_reason:
             polarity = polarity if _is_contrastive(found, place) else -polarity
-            if word.lower == "never":
-                sides.append(Side("often", -1, -1, _term(found, place), True, is_condition))
+            if word.lower in ("never", "must-not"):
+                axis = "often" if word.lower == "never" else "licence"
+                sides.append(Side(axis, -1, -1, _term(found, place), True, is_condition))
             continue
         if is_reason or place <= hidden:
             continue
@@ -135,9 +136,14 @@ def axes(found: Sequence[Word], place: int) -> Iterator[tuple[str, int, bool]]:
             "set",
         ):
             yield "switch", 1 if word.lower == "on" else -1, True
-        elif any(root(one.lower) in ("turn", "switch") for one in found[max(0, place - 4) : place]):
-            # "Turn swap off": the verb and its particle stand apart.
+        elif any(root(one.lower) in ("turn", "switch") for one in found[max(0, place - 4) : place]) or (
+            is_predicate and found[place - 1].lower in _SWITCHED
+        ):
+            # "Turn swap off", "with strict mode off": verb or noun and particle stand apart.
             yield "switch", 1 if word.lower == "on" else -1, True
+        return
+    if word.lower in ("can", "could", "may", "might") and after == "not":
+        # The negation behind it is what counts.
         return
     if word.lower in ("can", "may") and after == "only":
         # What can only be is what must be.
@@ -182,6 +188,13 @@ def _term(found: Sequence[Word], place: int) -> Term:
     return Term(root(word.lower), word.lower, word.span, place, word.is_code)
 
 
+#: What is on or off where that follows right behind.
+_SWITCHED = words(
+    """
+    mode flag flags option feature features toggle setting logging caching debugging debug checks check mfa 2fa
+    compression tracing telemetry autoscaling replication buffering notifications strict
+    """
+)
 #: A participle or adjective turned round by its prefix.
 _UN = re.compile(r"(?:un|non-?)(\w{3,}(?:ed|able|ible|en|ing|n|t))")
 _NOT_REVERSED = words(

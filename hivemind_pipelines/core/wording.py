@@ -1,7 +1,9 @@
 """Wording: the words of a sentence as claims read them, phrases joined and contractions undone."""
 
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from typing import NamedTuple
 
 from hivemind_pipelines.core.lexicon import FUNCTION_WORDS, NUMBER_WORDS, words
@@ -37,56 +39,11 @@ _WORD = re.compile(
     re.VERBOSE,
 )
 _CONTRACTED = re.compile(r"(\w+?)n't\Z")
-_PHRASES: dict[tuple[str, ...], str] = {
+_PHRASES = {
     tuple(phrase.split()): word
-    for word, phrases in {
-        "enable": "turn on,turned on,turns on,turning on,switch on,switched on,switches on,switching on",
-        "disable": "turn off,turned off,turns off,turning off,switch off,switched off,switches off,switching off",
-        "no-longer": "no longer,not any more,not anymore",
-        "default": "out of the box,by default,unless configured otherwise,unless told otherwise,unless set otherwise",
-        "must": "have to,has to,had to,need to,needs to",
-        "give-up": "give up,gives up,gave up,giving up",
-        "≤": "at most,up to,no more than,a maximum of,maximum of,not more than,capped at,limited to",
-        "≥": "at least,no less than,no fewer than,a minimum of,minimum of,not less than",
-        ">": "more than,greater than,larger than,bigger than,longer than,older than,in excess of,higher than",
-        "<": "less than,fewer than,smaller than,shorter than,younger than,lower than",
-        "instead": "instead of,rather than",
-        "always": "at all times,every time,in every case,in all cases",
-        "never": "under no circumstances,at no time,in no case",
-        "in-memory": "in memory",
-        "on-demand": "on demand",
-        "built-in": "built in,builtin",
-        "override": (
-            "take precedence over,takes precedence over,wins over,win over,has priority over,override,overrides"
-        ),
-        "because": "so that,in order to",
-        "caused-by": (
-            "caused by,was caused by,were caused by,due to,was due to,because of,came from,comes from,come from,"
-            "traced to,was traced to,traced back to,was traced back to,a result of,the result of,stems from,"
-            "stemmed from,down to,rooted in"
-        ),
-        "causing": "the reason for,responsible for,to blame for",
-        "at-least-once": "at least once,more than once",
-        "exactly-once": "exactly once",
-        "at-most-once": "at most once",
-        "sequentially": "one after another,one after the other,one by one,one at a time",
-        "real-time": "in real time,on the fly",
-        "continue": "carry on,carries on,carried on,go on,goes on,keeps going,keep going",
-        "quarterly": "every quarter,each quarter,once a quarter,per quarter",
-        "before": "prior to,ahead of",
-        "read-only": "read only",
-        "single-threaded": "single threaded",
-        "multi-threaded": "multi threaded",
-        "unnecessary": "no need,not needed,not necessary,not required,needs no,need no,requires no,require no",
-        "gzip": "gzip compression",
-        "daily": "every day,each day,once a day,every night,nightly,once per day,per day",
-        "hourly": "every hour,each hour,once an hour,once per hour,per hour",
-        "weekly": "every week,each week,once a week,once per week,per week",
-        "monthly": "every month,each month,once a month,once per month,per month",
-        "yearly": "every year,each year,once a year,annually,annual,per year",
-        "minutely": "every minute,per minute,each minute",
-        "secondly": "every second,per second,each second",
-    }.items()
+    for word, phrases in tomllib.loads(files(__package__).joinpath("phrases.toml").read_text("utf-8"))[
+        "phrases"
+    ].items()
     for phrase in phrases.split(",")
 }
 _PHRASE_MAX = max(map(len, _PHRASES))
@@ -99,6 +56,7 @@ SMALL = FUNCTION_WORDS - {"in", "on", "from", "to", "by"} | words(
     if when while once unless whenever where after before until since because as than but in on to from by
     over under above below within without no not never always only every each any all some more most less
     least first last then so very quite just like such out off up down about around own same other another
+    instead must-not refuse-to no-longer
     caused-by causing too either neither nor none however yet again per ever even much many few lot lots way thing
     things make makes made making let lets default now cannot he she what how why
     """

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hivemind_pipelines.core import conflict, contrast, evidence
+from hivemind_pipelines.core import conflict, contrast
 from hivemind_pipelines.core.model import Vectors
 from hivemind_pipelines.core.policy import ContradictionPolicy
+from hivemind_pipelines.core.statements import read_text
 from hivemind_pipelines.evaluation import logistic
 from hivemind_pipelines.evaluation.contradictions import CONTRADICTION
 from hivemind_pipelines.evaluation.labelled import ClusteredText, ContrastedPair
@@ -29,7 +30,7 @@ NEAR_MAX = 1_500
 #: All near notes together weigh as much as so many data sets of labelled pairs.
 NEAR_WEIGHT = 1.0
 
-L2 = 3e-3
+L2 = 1e-3
 
 SHIPPED_MODEL = "conflict_model.json"
 
@@ -95,16 +96,21 @@ def samples(
 def _near(
     rows: Sequence[ClusteredText], embedder: Embedder, policy: ContradictionPolicy
 ) -> Iterator[ContrastedPair]:
-    """Pairs of near texts of different clusters, chosen by their hashes: hardly one of them is in conflict."""
+    """Pairs of near texts of one cluster and of different ones: hardly one of them is in conflict.
+
+    Texts and pairs are chosen by their hashes.
+    """
     cluster_of = {row.row.content: row.cluster for row in rows}
     texts = sorted(cluster_of, key=_hashed)[:TEXTS_MAX]
     vectors = embedder.embed(texts)
     near = np.triu(vectors @ vectors.T, k=1) >= policy.overlap_min
-    found = [
-        (texts[a], texts[b]) for a, b in np.argwhere(near) if cluster_of[texts[a]] != cluster_of[texts[b]]
-    ]
-    for a, b in sorted(found, key=lambda pair: _hashed("\n".join(pair)))[:NEAR_MAX]:
-        yield ContrastedPair("", a, b, "near")
+    found = sorted(
+        ((texts[a], texts[b]) for a, b in np.argwhere(near)), key=lambda pair: _hashed("\n".join(pair))
+    )
+    for label, is_one in (("near", False), ("duplicate", True)):
+        chosen = [(a, b) for a, b in found if (cluster_of[a] == cluster_of[b]) is is_one]
+        for a, b in chosen[:NEAR_MAX]:
+            yield ContrastedPair("", a, b, label)
 
 
 def _hashed(text: str) -> bytes:
@@ -137,12 +143,12 @@ def _sample(
 def _terms(pair: ContrastedPair, vector_of: Mapping[str, Vectors]) -> tuple[list[float], bool] | None:
     """The terms of a pair and whether the model decides it; None where a text claims nothing."""
     a, b = sorted((pair.text_a, pair.text_b))
-    left, right = evidence.read_text(a, pair.scope_a), evidence.read_text(b, pair.scope_b)
+    left, right = read_text(a, pair.scope_a), read_text(b, pair.scope_b)
     if not left.claims or not right.claims:
         return None
     cosine = float(np.dot(vector_of[a], vector_of[b]))
     found = contrast.contrast(left, right, cosine)
-    is_forked = any(one.score >= conflict.FORK_MIN for one in conflict.forks(left, right, cosine))
+    is_forked = bool(conflict.forks(left, right, cosine))
     may_flag = found.evidence is not None and not found.is_scoped and not is_forked
     return [found.terms.get(name, 0.0) for name in NAMES], may_flag
 

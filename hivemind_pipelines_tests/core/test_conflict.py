@@ -56,6 +56,20 @@ def said(text: str, spans: tuple[tuple[int, int], ...]) -> list[str]:
             "Compression raises CPU usage of the proxy.",
             "opposite:",
         ),
+        ("The job starts at 02:00 UTC.", "The job starts at 6 am UTC.", "number:clock"),
+        ("Exports are kept for 30 days.", "Exports are kept forever.", "number:time"),
+        ("We deploy on Tuesdays and Thursdays.", "We deploy every day.", "number:schedule"),
+        ("The index holds 1.2 million rows.", "The index holds 300,000 rows.", "number:count"),
+        ("State is kept in an S3 bucket.", "State lives in the git repository.", "value"),
+        ("TLS is terminated by the ingress.", "Every pod terminates TLS.", "value:agent"),
+        ("The mode is on for all of the repo.", "The repo is compiled with the mode off.", "opposite:switch"),
+        ("Secrets are encoded, not encrypted.", "Secrets are encrypted.", "negation:disclaimed"),
+        ("The bundle is minified automatically.", "The bundle is not minified unless you ask.", "negation"),
+        ("The queue guarantees the order of tasks.", "Tasks of the queue run in any order.", "opposite:"),
+        ("All services share one database.", "Each service owns its own database.", "opposite:"),
+        ("Invalid rows are skipped.", "An invalid row aborts the import.", "opposite:"),
+        ("The app stores tokens in the keychain.", "Tokens of the app live in plain files.", "value"),
+        ("PgBouncer runs in transaction mode.", "PgBouncer runs in session mode.", "value"),
     ],
 )
 def test_claims_that_cannot_both_hold_are_told_with_their_reason(a: str, b: str, reason: str) -> None:
@@ -79,6 +93,13 @@ def test_claims_that_cannot_both_hold_are_told_with_their_reason(a: str, b: str,
         ("A bucket can only be deleted when it is empty.", "Deleting a bucket requires that it is empty."),
         ("Refunds take half an hour.", "Refunds take 30 minutes."),
         ("The contract ends in 2026.", "The contract ends in June 2026."),
+        ("Snapshots are kept for a week.", "Snapshots are deleted after seven days."),
+        ("Both are always deployed together.", "One is never deployed without the other."),
+        ("The page is hidden unless the flag is on.", "The page shows up with the flag turned on."),
+        ("The API returns at most 100 rows.", "The API never returns more than a hundred rows."),
+        ("Use variables rather than flags for secrets.", "Secrets go into variables, not into flags."),
+        ("Log in `Box`ing order.", "Log in Boxing order."),
+        ("Skip the walk for functions without a box.", "Skip the walk for fnctions without a box."),
     ],
 )
 def test_the_same_in_other_words_is_no_conflict(a: str, b: str) -> None:
@@ -98,6 +119,12 @@ def test_the_same_in_other_words_is_no_conflict(a: str, b: str) -> None:
         ("Used when a call is redundant.", "Used when a call is not redundant enough."),
         ("Checks for spaces before a comma.", "Checks for spaces after a comma."),
         ("Backups are kept for 30 days.", "Backups are encrypted with a key."),
+        ("The pool of the worker has 8 threads.", "The queue of the worker holds 500 jobs."),
+        ("JWT access tokens expire after 15 minutes.", "JWT refresh tokens expire after 30 days."),
+        ("The job for invoices starts at 02:00.", "The job for reminders starts at 07:00."),
+        ("The API returns amounts in cents.", "The API returns dates in ISO format."),
+        ("Retry slow uploads at night.", "Retry slow uploads under load."),
+        ("Go through the list.", "Go to the list."),
         ("", "Enable HTTP/2."),
         ("```\n\n```", "…"),
     ],
@@ -131,12 +158,16 @@ def test_opposite_scopes_may_both_be_true() -> None:
     assert found.outcome == "both_true_in_scope"
 
 
-def test_what_is_stored_above_a_lower_floor_is_what_the_policy_would_find() -> None:
-    # Nearly a fork, and a little more of a contradiction.
+@pytest.mark.parametrize("cosine", [0.3, 0.6, 0.9])
+def test_what_is_stored_above_a_lower_floor_is_what_the_policy_would_find(cosine: float) -> None:
+    # A fork of little in common, and a contradiction too.
     a = "On Postgres 14 the nightly job of the reports runs before the backup and takes 10 minutes."
     b = "On Postgres 16 reports are written after the backup has finished, by a job that takes 40 minutes in all."
-    found, stored = (conflict.find(a, b, cosine=0.3, score_min=least) for least in (conflict.SCORE_MIN, 0.3))
-    assert found == stored != conflict.NONE
+    found, stored = (
+        conflict.find(a, b, cosine=cosine, score_min=least) for least in (conflict.SCORE_MIN, 0.3)
+    )
+    assert stored.outcome == "version_fork"
+    assert found == (stored if stored.score >= conflict.SCORE_MIN else conflict.NONE)
 
 
 def test_what_ceased_to_hold_is_an_update() -> None:
@@ -187,7 +218,7 @@ def test_no_text_is_in_conflict_with_itself(text: str) -> None:
     ("split", "precision_min", "recall_min", "duplicates_max"),
     # Without embeddings; `evaluate contradictions` gives the figures with them. The held-out pairs were not looked
     # at while rules and weights were made: what they lack is told in the README.
-    [("dev", 0.88, 0.56, 0.04), ("held_out", 0.72, 0.5, 0.2)],
+    [("dev", 0.9, 0.62, 0.035), ("held_out", 0.76, 0.6, 0.1)],
 )
 def test_the_packaged_pairs_stay_as_they_are_judged(
     split: str, precision_min: float, recall_min: float, duplicates_max: float
