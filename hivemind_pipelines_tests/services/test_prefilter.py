@@ -67,6 +67,18 @@ def test_a_rule_finds_what_the_whole_search_would_find(rule_id, seed, glue):
     assert list(rule.spans(text)) == wanted
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("rule_id", sorted(TABLE))
+def test_no_text_keeps_a_rule_busy(rule_id):
+    # What nearly matches may be cut into parts in many ways: a pattern must not try them all.
+    [rule] = [rule for rule in load_rules() if rule.id == rule_id]
+    value = fake(TABLE[rule_id][0], 1)
+    for ending in ("_", "é", "-", "=", "\n", "\u200b", "'"):
+        for run in ("aB3" * 100, "a" * 300, "Z9" * 150, "a-" * 150, "a." * 150, "a " * 150):
+            list(rule.spans(f"{value}{run}{ending}"))
+            list(rule.spans(f"{value[: len(value) // 2]}{run}{ending}"))
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.type)
 @settings(max_examples=100, deadline=None)
 @given(
