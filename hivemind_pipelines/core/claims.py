@@ -160,10 +160,10 @@ def _claim(text: str, span: Span, codes: Sequence[Span]) -> Claim:
 def _terms(found: Sequence[Word], numeric: set[int]) -> Iterator[Term]:
     for place, word in enumerate(found):
         is_day = word.lower.rstrip("s") in WEEKDAYS
+        is_small = word.lower in SMALL or word.lower in UNITS
         if (
             (place in numeric and not is_day)
-            or (word.lower in SMALL and word.form != "GET")
-            or word.lower in UNITS
+            or (is_small and word.form not in _CAPITALS)
             or not _is_content(word)
         ):
             continue
@@ -187,6 +187,10 @@ def _excepted(found: Sequence[Word], terms: Sequence[Term]) -> frozenset[str]:
     )
     end = next((place for place in range(start, len(found)) if found[place].lower in CLAUSE_ENDS), len(found))
     return frozenset(term.key for term in terms if start < term.place < end)
+
+
+#: Names that are another word in small letters.
+_CAPITALS = words("GET US")
 
 
 def _is_content(word: Word) -> bool:

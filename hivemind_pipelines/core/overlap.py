@@ -70,7 +70,7 @@ class Shared:
         return 0.6 * lexical + 0.4 * near
 
 
-_NOUN_ENDINGS = words("ness ity ment er or ation ure ature")
+_NOUN_ENDINGS = words("ness ity ment er or ation ure ature atur ur")
 
 
 def is_same(a: Term, b: Term) -> bool:

@@ -92,6 +92,8 @@ def _without_head(
 
 #: Openers that place something, in whichever way.
 _PLACING = words("in on at into inside")
+#: Openers of what something is done with.
+_MEANS = words("with using via through")
 
 
 def _openers(a: Claim, b: Claim) -> Iterator[tuple[str, str]]:
@@ -116,8 +118,12 @@ def _follow_one_verb(a: Claim, one: Term, b: Claim, other: Term, shared: Shared)
     known_b = {shared.match[key] for key in before_a if key in shared.match}
     back = {to: key for key, to in shared.match.items()}
     known_a = {back[key] for key in before_b if key in back}
-    return (before_b[-1] in known_b and before_b[-1] in SAME) or (
-        before_a[-1] in known_a and before_a[-1] in SAME
+    is_known_a, is_known_b = before_a[-1] in known_a, before_b[-1] in known_b
+    # "Index it by X" and "it is indexed by Y": the same verb and the same thing, either way round.
+    return (
+        (is_known_a and is_known_b)
+        or (is_known_b and before_b[-1] in SAME)
+        or (is_known_a and before_a[-1] in SAME)
     )
 
 
@@ -136,7 +142,7 @@ _KEPT = SAME["stor"]
 
 #: Past forms that no ending tells.
 _PARTICIPLES = words(
-    "kept sent taken written built made read run set put stored done given held found split known"
+    "kept sent taken written built made read run set reset put stored done given held found split known"
 )
 
 
@@ -176,8 +182,9 @@ def agents(a: Claim, b: Claim, shared: Shared) -> Iterator[Evidence]:
             continue
         done = {to_active[key] for key in before[:-1] if key in to_active}
         is_same_done = not done.isdisjoint(term.key for term in active.terms if term.place > place)
-        named = {to_active.get(term.key, term.key) for term in agent}
-        if is_same_done and named.isdisjoint(term.key for term in subject):
+        # Who does it is told by the noun that a phrase ends with: the release bot, the release manager.
+        doer = to_active.get(agent[-1].key, agent[-1].key)
+        if is_same_done and doer != subject[-1].key:
             spans = tuple(term.span for term in agent), tuple(term.span for term in subject)
             yield Evidence("value:agent", 0.8, *(reversed(spans) if is_turned else spans))
 

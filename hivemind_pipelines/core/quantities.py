@@ -139,7 +139,8 @@ def _quantity(found: Sequence[Word], place: int) -> Quantity | None:
         return Quantity(_FRACTIONS[word.lower], "%", "", _near(found, place), word.span, place)
     if YEAR.fullmatch(word.lower) and before in _YEAR_OPENERS:
         return Quantity(float(word.lower) * 100.0, "date", "", _near(found, place), word.span, place)
-    digits = "1" if _is_one(word.lower, before, after) else _COUNT_WORDS.get(word.lower, word.lower)
+    is_lone = _is_one(word.lower, before, found[unit_place].lower if unit_place < len(found) else "")
+    digits = "1" if is_lone else _COUNT_WORDS.get(word.lower, word.lower)
     match = _NUMBER.fullmatch(digits)
     if match is None:
         return None

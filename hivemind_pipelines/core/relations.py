@@ -24,9 +24,9 @@ def read_relations(found: Sequence[Word], terms: Sequence[Term]) -> Iterator[Rel
     for place, word in enumerate(found):
         span = word.span
         match word.lower:
-            case "before" | "after" | "until" if not _is_valued(found, place):
+            case "before" | "after" | "until" | "once" if not _is_valued(found, place):
                 first, second = _around(found, terms, place)
-                if word.lower == "after":
+                if word.lower in ("after", "once"):
                     first, second = second, first
                 yield Relation("order", first, second, span)
             case "because" | "caused-by" | "causing" | "caused" | "causes" if place:

@@ -63,7 +63,9 @@ def is_contrasted(a: Claim, b: Claim, shared: Shared, evidence: Evidence) -> boo
         lone_a = [term for term in lone_a if term.span.start < start_a]
         lone_b = [term for term in lone_b if term.span.start < start_b]
         return name_scopes(lone_a, lone_b)
-    if name_scopes(lone_a, lone_b):
+    own_a = [term for term in a.terms if term.key not in b.keys and term.span not in used_a]
+    own_b = [term for term in b.terms if term.key not in a.keys and term.span not in used_b]
+    if name_scopes(own_a, own_b):
         return True
     return any(
         x.span.start < start_a and y.span.start < start_b

@@ -68,6 +68,7 @@ def read_sides(found: Sequence[Word], negations: Sequence[Term]) -> tuple[tuple[
     sides: list[Side] = []
     polarity = 1
     is_condition, is_reason, hidden = False, False, -1
+    turned: set[str] = set()
     for place, word in enumerate(found):
         if word.lower in ("what", "which", "whether", "how"):
             # What is asked or looked at is not claimed.
@@ -76,6 +77,8 @@ def read_sides(found: Sequence[Word], negations: Sequence[Term]) -> tuple[tuple[
             is_condition = True
         elif word.lower in CLAUSE_ENDS:
             is_condition = False
+        if word.lower in CLAUSE_ENDS or word.lower in ("and", "or") or word.lower in _CONDITIONS:
+            turned = set()
         if word.lower in _REASONS and place:
             is_reason = True
         elif word.lower in (",", ";"):
@@ -89,13 +92,16 @@ def read_sides(found: Sequence[Word], negations: Sequence[Term]) -> tuple[tuple[
         if is_reason or place <= hidden:
             continue
         taken = tuple(axes(found, place))
-        if any(is_polar and sign < 0 for _, sign, is_polar in taken):
+        turning = {axis for axis, sign, is_polar in taken if is_polar and sign < 0}
+        # "Shrunk to fewer" turns the sentence once.
+        is_turning = bool(turning) and turned.isdisjoint(turning)
+        if is_turning:
             polarity = -polarity
+            turned |= turning
         for axis, sign, is_polar in taken:
-            turned = -1 if _is_negated(found, place, negated, reach=1 if is_polar else 0) else 1
-            sides.append(
-                Side(axis, sign * turned, sign, _term(found, place), is_polar and sign < 0, is_condition)
-            )
+            flip = -1 if _is_negated(found, place, negated, reach=1 if is_polar else 0) else 1
+            turns = is_turning and is_polar and sign < 0
+            sides.append(Side(axis, sign * flip, sign, _term(found, place), turns, is_condition))
     return tuple(sides), polarity
 
 

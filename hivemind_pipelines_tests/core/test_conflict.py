@@ -218,7 +218,7 @@ def test_no_text_is_in_conflict_with_itself(text: str) -> None:
     ("split", "precision_min", "recall_min", "duplicates_max"),
     # Without embeddings; `evaluate contradictions` gives the figures with them. The held-out pairs were not looked
     # at while rules and weights were made: what they lack is told in the README.
-    [("dev", 0.9, 0.62, 0.035), ("held_out", 0.76, 0.6, 0.1)],
+    [("dev", 0.91, 0.64, 0.035), ("held_out", 0.79, 0.59, 0.1)],
 )
 def test_the_packaged_pairs_stay_as_they_are_judged(
     split: str, precision_min: float, recall_min: float, duplicates_max: float
