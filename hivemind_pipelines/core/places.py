@@ -10,26 +10,15 @@ from hivemind_pipelines.core.overlap import Shared
 from hivemind_pipelines.core.sides import Term
 from hivemind_pipelines.core.statements import Text
 
+#: What opens a place of which another value makes another claim, where the claims agree in everything else.
+_VALUED = ("as", "per", "in", "use", "uses", "is", "to", "via", "using", "through", "with", "by", "under")
+
 
 def replaced(a: Claim, b: Claim, shared: Shared) -> Iterator[Evidence]:
     """Other words in the one place of two claims that agree in everything else."""
     if not shared.lone_a or not shared.lone_b or a.is_task or b.is_task:
         return
-    for opener in (
-        "as",
-        "per",
-        "in",
-        "use",
-        "uses",
-        "is",
-        "to",
-        "via",
-        "using",
-        "through",
-        "with",
-        "by",
-        "under",
-    ):
+    for opener in _VALUED:
         one, other = (claim.slots.get(opener, ()) for claim in (a, b))
         if not one or not other or not _fills(one, shared.lone_a, a) or not _fills(other, shared.lone_b, b):
             continue
@@ -100,11 +89,11 @@ def _openers(a: Claim, b: Claim) -> Iterator[tuple[str, str]]:
     """The openers of both claims that ask for one thing."""
     for opener in sorted(a.slots):
         for other in sorted(b.slots):
-            if opener == other or (
-                opener in _PLACING
-                and other in _PLACING
-                and (_is_kept(a, a.slots[opener][0]) or _is_kept(b, b.slots[other][0]))
-            ):
+            is_means = {opener, other} <= _MEANS
+            is_placing = {opener, other} <= _PLACING and (
+                _is_kept(a, a.slots[opener][0]) or _is_kept(b, b.slots[other][0])
+            )
+            if opener == other or is_means or is_placing:
                 yield opener, other
 
 
