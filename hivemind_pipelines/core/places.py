@@ -81,15 +81,16 @@ def _without_head(
 
 #: Openers that place something, in whichever way.
 _PLACING = words("in on at into inside")
-#: Openers of what something is done with.
-_MEANS = words("with using via through")
+#: Openers of what something is done by means of. A route is no tool: what is sent "with labels" may well go
+#: "through the proxy".
+_MEANS = (words("using via through"), words("with using"))
 
 
 def _openers(a: Claim, b: Claim) -> Iterator[tuple[str, str]]:
     """The openers of both claims that ask for one thing."""
     for opener in sorted(a.slots):
         for other in sorted(b.slots):
-            is_means = {opener, other} <= _MEANS
+            is_means = any({opener, other} <= means for means in _MEANS)
             is_placing = {opener, other} <= _PLACING and (
                 _is_kept(a, a.slots[opener][0]) or _is_kept(b, b.slots[other][0])
             )

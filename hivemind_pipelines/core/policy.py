@@ -355,7 +355,7 @@ class DistillationPolicy(Section):
 EXTRACTOR_VERSION = 2
 COMPARISON_VERSION = 3
 DECISION_VERSION = 4
-CONFLICT_VERSION = 7
+CONFLICT_VERSION = 8
 
 _GROUPS: dict[SectionGroup, tuple[str, ...]] = {
     "matching": ("matching",),

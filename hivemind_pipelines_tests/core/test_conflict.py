@@ -70,6 +70,8 @@ def said(text: str, spans: tuple[tuple[int, int], ...]) -> list[str]:
         ("Invalid rows are skipped.", "An invalid row aborts the import.", "opposite:"),
         ("The app stores tokens in the keychain.", "Tokens of the app live in plain files.", "value"),
         ("PgBouncer runs in transaction mode.", "PgBouncer runs in session mode.", "value"),
+        ("Invoices are rendered with Chromium.", "We render invoices using wkhtmltopdf.", "place"),
+        ("Releases are deployed using scripts.", "Releases are deployed via the operator console.", "place"),
     ],
 )
 def test_claims_that_cannot_both_hold_are_told_with_their_reason(a: str, b: str, reason: str) -> None:
@@ -125,6 +127,7 @@ def test_the_same_in_other_words_is_no_conflict(a: str, b: str) -> None:
         ("The API returns amounts in cents.", "The API returns dates in ISO format."),
         ("Retry slow uploads at night.", "Retry slow uploads under load."),
         ("Go through the list.", "Go to the list."),
+        ("Metrics are shipped with labels.", "Metrics are shipped through the node agent."),
         ("", "Enable HTTP/2."),
         ("```\n\n```", "…"),
     ],
