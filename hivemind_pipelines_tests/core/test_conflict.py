@@ -11,7 +11,7 @@ from hivemind_pipelines.core import conflict
 from hivemind_pipelines.core.conflict import Conflict
 from hivemind_pipelines.core.model import Scope
 
-PACKAGED = files("hivemind_pipelines.evaluation").joinpath("conflict_pairs.jsonl")
+PACKAGED = files("hivemind_pipelines.evaluation")
 
 
 def said(text: str, spans: tuple[tuple[int, int], ...]) -> list[str]:
@@ -218,15 +218,21 @@ def test_no_text_is_in_conflict_with_itself(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "precision_min", "recall_min", "duplicates_max"),
+    ("file", "split", "precision_min", "recall_min", "duplicates_max"),
     # Without embeddings; `evaluate contradictions` gives the figures with them. The held-out pairs were not looked
     # at while rules and weights were made: what they lack is told in the README.
-    [("dev", 0.91, 0.64, 0.035), ("held_out", 0.79, 0.59, 0.1)],
+    [
+        ("conflict_pairs", "dev", 0.91, 0.64, 0.035),
+        ("conflict_pairs", "held_out", 0.79, 0.59, 0.1),
+        # Far below what is asked: rules read their own author better than others.
+        ("foreign_pairs", "held_out", 0.66, 0.36, 0.08),
+    ],
 )
 def test_the_packaged_pairs_stay_as_they_are_judged(
-    split: str, precision_min: float, recall_min: float, duplicates_max: float
+    file: str, split: str, precision_min: float, recall_min: float, duplicates_max: float
 ) -> None:
-    rows = [json.loads(line) for line in PACKAGED.read_text(encoding="utf-8").splitlines()]
+    packaged = PACKAGED.joinpath(f"{file}.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in packaged.splitlines()]
     rows = [row for row in rows if row["split"] == split]
     flagged = [
         conflict.find(row["text_a"], row["text_b"]).outcome in ("contradiction", "update") for row in rows
