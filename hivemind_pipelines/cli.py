@@ -404,6 +404,12 @@ def _add_evaluate(commands: "Subparsers") -> None:
         "--model", metavar="OUT.json", type=Path, help="where --fit writes to, instead of the shipped model"
     )
     evaluate.add_argument(
+        "--readings",
+        action="store_true",
+        help="contradictions: --fit fits the cross-encoder and the weight of its readings, not the rules; takes a "
+        "quarter of an hour and the extra `fit`",
+    )
+    evaluate.add_argument(
         "--verdicts",
         action="store_true",
         help="--fit learns from the reviewers' verdicts in the configured database too",

@@ -310,6 +310,7 @@ def evaluate(arguments: argparse.Namespace) -> Answer:
         redacted=arguments.redacted,
         fit=arguments.fit,
         model=arguments.model,
+        readings=arguments.readings,
         verdicts=arguments.verdicts,
     )
     with terminal.progress() as progress:

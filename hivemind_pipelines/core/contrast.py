@@ -69,9 +69,9 @@ NOTHING = Contrast({}, None, 0.0, is_scoped=False)
 
 def contrast(left: Text, right: Text, cosine: float | None) -> Contrast:
     """What the model weighs of two texts that make a claim each; symmetric but for the spans."""
-    near = Shared(left.whole, right.whole, ()).nearness(None) if cosine is None else cosine
+    near = nearness(left, right, cosine)
     pairs = _pairs(left, right)
-    found = () if _are_entries(left, right) else tuple(_found(pairs, left, right, near))
+    found = () if are_entries(left, right) else tuple(_found(pairs, left, right, near))
     if not found:
         # Most near pairs part in nothing: nobody weighs them.
         return NOTHING
@@ -87,7 +87,13 @@ def contrast(left: Text, right: Text, cosine: float | None) -> Contrast:
     return Contrast(terms | _together(terms, best.weight, near), best.evidence, best.weight, best.is_scoped)
 
 
-def _are_entries(left: Text, right: Text) -> bool:
+def nearness(left: Text, right: Text, cosine: float | None) -> float:
+    """The cosine, or what it passes for without an embedding."""
+    return Shared(left.whole, right.whole, ()).nearness(None) if cosine is None else cosine
+
+
+def are_entries(left: Text, right: Text) -> bool:
+    """Whether both are entries of a log or a list of changes, which claim nothing of today."""
     return left.claims[0].is_entry and right.claims[0].is_entry
 
 

@@ -83,6 +83,8 @@ class ContradictionPolicy(Section):
     #: Pairs of a lower chance are no conflict. With each style of the labelled pairs left out of fitting in
     #: turn, precision is 0.89 to 0.90 from 0.4 to 0.6, while recall falls from 0.58 to 0.52.
     score_min: Annotated[float, Field(ge=0.3, le=1.0)] = 0.5
+    #: Whether a cross-encoder reads each pair beside the rules; it finds conflicts that no rule has evidence of.
+    reads: bool = True
     #: Pairs below this similarity, by embedding and by shared words, are too far apart to be examined.
     overlap_min: Annotated[float, Field(ge=0.2, le=1.0)] = 0.5
     #: The model's word counts from this confidence on; below it the finding of the rules stands.
@@ -318,8 +320,8 @@ class DistillationPolicy(Section):
 
     @property
     def rules_stamp(self) -> str:
-        """The stamp of an examined pair: the rules alone, whatever the policy makes of their scores."""
-        return f"rules-{CONFLICT_VERSION}"
+        """The stamp of an examined pair: by rules and reading, or by rules alone, whatever is made of the scores."""
+        return f"{'read' if self.contradiction.reads else 'rules'}-{CONFLICT_VERSION}"
 
     @property
     def version(self) -> str:
@@ -355,7 +357,7 @@ class DistillationPolicy(Section):
 EXTRACTOR_VERSION = 2
 COMPARISON_VERSION = 3
 DECISION_VERSION = 4
-CONFLICT_VERSION = 8
+CONFLICT_VERSION = 9
 
 _GROUPS: dict[SectionGroup, tuple[str, ...]] = {
     "matching": ("matching",),

@@ -86,30 +86,40 @@ def samples(
         made.append(_sample(style or "pairs", own, embedder, is_near=False))
         progress("conflict", len(made), total)
     for name, rows in clusters.items():
-        near = tuple(_near(rows, embedder, policy))
-        if near:
-            made.append(_sample(Path(name).name, near, embedder, is_near=True))
+        found = tuple(near(rows, embedder, policy))
+        if found:
+            made.append(_sample(Path(name).name, found, embedder, is_near=True))
             progress("conflict", len(made), total)
     return tuple(made)
 
 
-def _near(
-    rows: Sequence[ClusteredText], embedder: Embedder, policy: ContradictionPolicy
+def near(
+    rows: Sequence[ClusteredText],
+    embedder: Embedder,
+    policy: ContradictionPolicy,
+    *,
+    count: int = NEAR_MAX,
+    characters: int | None = None,
 ) -> Iterator[ContrastedPair]:
     """Pairs of near texts of one cluster and of different ones: hardly one of them is in conflict.
 
-    Texts and pairs are chosen by their hashes.
+    Texts and pairs are chosen by their hashes, `count` of either kind and of so many characters together at most.
     """
     cluster_of = {row.row.content: row.cluster for row in rows}
     texts = sorted(cluster_of, key=_hashed)[:TEXTS_MAX]
     vectors = embedder.embed(texts)
-    near = np.triu(vectors @ vectors.T, k=1) >= policy.overlap_min
+    alike = np.triu(vectors @ vectors.T, k=1) >= policy.overlap_min
     found = sorted(
-        ((texts[a], texts[b]) for a, b in np.argwhere(near)), key=lambda pair: _hashed("\n".join(pair))
+        (
+            (texts[a], texts[b])
+            for a, b in np.argwhere(alike)
+            if characters is None or len(texts[a]) + len(texts[b]) <= characters
+        ),
+        key=lambda pair: _hashed("\n".join(pair)),
     )
     for label, is_one in (("near", False), ("duplicate", True)):
         chosen = [(a, b) for a, b in found if (cluster_of[a] == cluster_of[b]) is is_one]
-        for a, b in chosen[:NEAR_MAX]:
+        for a, b in chosen[:count]:
             yield ContrastedPair("", a, b, label)
 
 

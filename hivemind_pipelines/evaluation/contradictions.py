@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hivemind_pipelines.core import conflict
 from hivemind_pipelines.core.conflict import Conflict
 from hivemind_pipelines.core.policy import ContradictionPolicy
 from hivemind_pipelines.evaluation.labelled import ContrastedPair
 from hivemind_pipelines.evaluation.metrics import confusion, share
 from hivemind_pipelines.evaluation.report import Evaluation, Figures, Prediction
-from hivemind_pipelines.services.embedding import Embedder
-from hivemind_pipelines.stages.context import Progress
+from hivemind_pipelines.stages import readings
+from hivemind_pipelines.stages.context import Progress, Services
+from hivemind_pipelines.stages.readings import Beside
 
 #: Pairs judged between two reports of progress.
 BATCH = 500
@@ -42,33 +42,37 @@ class JudgedPair:
 
 def judge(
     files: Mapping[str, Sequence[ContrastedPair]],
-    embedder: Embedder,
+    services: Services,
     policy: ContradictionPolicy,
     progress: Progress,
 ) -> tuple[JudgedPair, ...]:
-    """Every pair under the rules of production, in order."""
+    """Every pair as production judges it, in order."""
     texts = tuple(
         dict.fromkeys(
             text for pairs in files.values() for pair in pairs for text in (pair.text_a, pair.text_b)
         )
     )
-    vector_of = dict(zip(texts, embedder.embed(texts), strict=True))
+    vector_of = dict(zip(texts, services.embedder.embed(texts), strict=True))
     total = sum(map(len, files.values()))
     judged: list[JudgedPair] = []
     for name, pairs in files.items():
-        for pair in pairs:
-            cosine = float(np.dot(vector_of[pair.text_a], vector_of[pair.text_b]))
-            found = conflict.find(
-                pair.text_a,
-                pair.text_b,
-                scope_a=pair.scope_a,
-                scope_b=pair.scope_b,
-                cosine=cosine,
-                score_min=policy.score_min,
-            )
-            judged.append(JudgedPair(name, pair, found))
-            if len(judged) % BATCH == 0:
-                progress("conflict", len(judged), total)
+        for start in range(0, len(pairs), BATCH):
+            batch = pairs[start : start + BATCH]
+            beside = [
+                Beside(
+                    pair.text_a,
+                    pair.text_b,
+                    pair.scope_a,
+                    pair.scope_b,
+                    float(np.dot(vector_of[pair.text_a], vector_of[pair.text_b])),
+                )
+                for pair in batch
+            ]
+            read = readings.read(beside, services.cross_encoder, policy)
+            for pair, both, reading in zip(batch, beside, read, strict=True):
+                found = both.judge(reading, policy.score_min)
+                judged.append(JudgedPair(name, pair, found))
+            progress("conflict", len(judged), total)
     return tuple(judged)
 
 

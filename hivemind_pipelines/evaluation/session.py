@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar, assert_never
 
@@ -25,13 +26,16 @@ from hivemind_pipelines.evaluation import (
     pii,
     plots,
     prescreen,
+    reading_fitting,
     secrets,
     verdicts,
 )
 from hivemind_pipelines.evaluation.duplicate_clusters import DistilledFile
 from hivemind_pipelines.evaluation.fitting import Sample
+from hivemind_pipelines.evaluation.labelled import ClusteredText, ContrastedPair
 from hivemind_pipelines.evaluation.metrics import Confusion, pairs_within
 from hivemind_pipelines.evaluation.report import Evaluation, Prediction, Task
+from hivemind_pipelines.services import cross_encoder
 from hivemind_pipelines.services.embedded_postgres import ensure_running
 from hivemind_pipelines.services.embedding import Embedder
 from hivemind_pipelines.services.gliner_names import name_finders
@@ -65,6 +69,7 @@ class Request:
     redacted: Path | None = None
     fit: bool = False
     model: Path | None = None
+    readings: bool = False
     verdicts: bool = False
 
 
@@ -110,6 +115,8 @@ def _refuse_unfit(request: Request) -> None:
         raise EvaluationRequestError("--redacted belongs to the task pii")
     if request.model is not None and not request.fit:
         raise EvaluationRequestError("--model is where --fit writes to")
+    if request.readings and not (request.fit and request.task == "contradictions"):
+        raise EvaluationRequestError("--readings are what --fit of the task contradictions fits")
     if request.verdicts and not request.fit:
         raise EvaluationRequestError("--verdicts are what --fit learns from")
     if request.fit and (request.plot or request.predictions):
@@ -143,11 +150,11 @@ def _evaluate(
                 return _fit(request, settings, policy, able, progress)
             return _duplicates(files, settings, policy, able, progress)
         case "contradictions":
-            embedder = (services or build_services(settings, policy)).embedder
+            able = services or build_services(settings, policy)
             if request.fit:
-                return _fit_conflicts(request, embedder, policy, progress)
+                return _fit_conflicts(request, able.embedder, policy, progress)
             rows = _read(files, labelled.read_contrasts)
-            return contradictions.report(contradictions.judge(rows, embedder, policy.contradiction, progress))
+            return contradictions.report(contradictions.judge(rows, able, policy.contradiction, progress))
         case "pii":
             spans, more_names = _read(files, labelled.read_spans), name_finders(settings.gliner_model)
             scanned = pii.scan(spans, policy.pii, progress, more_names)
@@ -247,6 +254,8 @@ def _fit_conflicts(
     pair_files = [file for file in request.files if labelled.shape(file) == "pairs"]
     pairs = [pair for file in pair_files for pair in labelled.read_contrasts(file)]
     clusters = _read([file for file in request.files if file not in pair_files], labelled.read_clusters)
+    if request.readings:
+        return _fit_readings(request, pairs, clusters, embedder, policy, progress)
     parts = conflict_fitting.samples(pairs, clusters, embedder, policy.contradiction, progress)
     if not any(part.is_contradiction[part.may_flag].any() for part in parts):
         raise EvaluationRequestError("nothing to fit: no labelled contradiction outside the held-out pairs")
@@ -256,6 +265,30 @@ def _fit_conflicts(
     target = request.model or conflict_fitting.shipped_model()
     judged = tried or tuple(conflict_fitting.judge(model, part, policy.contradiction) for part in parts)
     return _fitted(request, target, document, sum(len(part.labels) for part in parts), tried, judged)
+
+
+def _fit_readings(
+    request: Request,
+    pairs: Sequence[ContrastedPair],
+    clusters: Mapping[str, Sequence[ClusteredText]],
+    embedder: Embedder,
+    policy: DistillationPolicy,
+    progress: Progress,
+) -> Evaluation:
+    """Fit the cross-encoder and how its readings are weighed; the former is written beside the latter."""
+    if find_spec("jax") is None or find_spec("optax") is None:
+        raise EvaluationRequestError("--readings needs JAX: install the extra `fit`")
+    if not any(pair.label == contradictions.CONTRADICTION for pair in pairs):
+        raise EvaluationRequestError("nothing to fit: no labelled contradiction")
+    found = reading_fitting.fit(pairs, clusters, embedder, policy.contradiction, progress)
+    shipped, adapter = reading_fitting.shipped_model(), cross_encoder.shipped_adapter()
+    target = request.model or shipped
+    _save(
+        adapter if target == shipped else target.with_suffix(".npz"),
+        cross_encoder.adapter_bytes(found.adapter),
+    )
+    rows = sum(len(part.labels) for part in found.parts)
+    return _fitted(request, target, reading_fitting.document(found), rows, found.tried, found.tried)
 
 
 def _fitted(

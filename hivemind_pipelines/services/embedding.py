@@ -84,7 +84,7 @@ class MiniLmEmbedder:
             longest = lengths[order[min(BATCH_SIZE, len(order)) - 1]]
             rows = order[: max(1, min(BATCH_SIZE, BATCH_CHARACTERS // max(1, longest)))]
             order = order[len(rows) :]
-            yield rows, self._tokenizer.encode_batch([_tokenizable(texts[row]) for row in rows])
+            yield rows, self._tokenizer.encode_batch([tokenizable(texts[row]) for row in rows])
 
     def _vectors(self, encodings: "Sequence[Encoding]") -> Vectors:
         ids = np.array([encoding.ids for encoding in encodings], dtype=np.int64)
@@ -93,7 +93,7 @@ class MiniLmEmbedder:
         if "token_type_ids" in self._input_names:
             inputs["token_type_ids"] = np.zeros_like(ids)
         hidden = np.asarray(self._session.run(None, inputs)[0], dtype=np.float32)
-        pooled = _mean_of_tokens(hidden, mask)
+        pooled = mean_of_tokens(hidden, mask)
         # A text without a token of its own still has the two markers [CLS] and [SEP].
         pooled[mask.sum(axis=1) <= 2] = 0.0
         return _unit_rows(pooled)
@@ -103,28 +103,22 @@ class MiniLmEmbedder:
         # Heavy: only who embeds pays for it.
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_buffer(_verified(_tokenizer_file(), TOKENIZER_SHA256))
+        tokenizer = Tokenizer.from_buffer(tokenizer_bytes())
         tokenizer.enable_truncation(max_length=TOKENS_MAX)
         tokenizer.enable_padding()
         return tokenizer
 
     @cached_property
     def _session(self) -> "InferenceSession":
-        # Heavy: only who embeds pays for it.
-        from onnxruntime import InferenceSession, SessionOptions
-
-        options = SessionOptions()
-        options.intra_op_num_threads = _allowed_cores()
-        options.log_severity_level = 3
-        model = _verified(self._given_model_file or _model_file(), MODEL_SHA256)
-        return InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
+        return session(model_bytes(self._given_model_file))
 
     @cached_property
     def _input_names(self) -> frozenset[str]:
         return frozenset(node.name for node in self._session.get_inputs())
 
 
-def _mean_of_tokens(hidden: Vectors, mask: np.ndarray[Any, np.dtype[np.int64]]) -> Vectors:
+def mean_of_tokens(hidden: Vectors, mask: np.ndarray[Any, np.dtype[np.int64]]) -> Vectors:
+    """The mean of the tokens that `mask` of shape (n, t) shows, of `hidden` of shape (n, t, 384)."""
     weights = mask[:, :, None].astype(np.float32)
     pooled: Vectors = (hidden * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1.0)
     return pooled
@@ -136,9 +130,30 @@ def _unit_rows(vectors: Vectors) -> Vectors:
     return unit
 
 
-def _tokenizable(text: str) -> str:
+def tokenizable(text: str) -> str:
     """As much of the text as can matter, without NUL and the lone surrogates that the tokenizer refuses."""
     return text[:CHARACTERS_MAX].replace("\x00", " ").encode("utf-8", "ignore").decode("utf-8")
+
+
+def session(model: bytes) -> "InferenceSession":
+    """An ONNX model ready to run on the cores that this process may use."""
+    # Heavy: only who embeds or reads pays for it.
+    from onnxruntime import InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.intra_op_num_threads = _allowed_cores()
+    options.log_severity_level = 3
+    return InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
+
+
+def model_bytes(given: Path | None = None) -> bytes:
+    """The installed model, or another copy of the same file. Raises EmbeddingModelError."""
+    return _verified(given or _model_file(), MODEL_SHA256)
+
+
+def tokenizer_bytes() -> bytes:
+    """The installed tokenizer. Raises EmbeddingModelError."""
+    return _verified(_tokenizer_file(), TOKENIZER_SHA256)
 
 
 def _verified(file: Path, sha256: str) -> bytes:

@@ -10,6 +10,7 @@ from hivemind_pipelines.core.confirmation import CONFIRM_PROMPT_VERSION
 from hivemind_pipelines.core.injection import suspicion_stamp
 from hivemind_pipelines.core.model import ItemId, OrgId, RunId, TopicCluster
 from hivemind_pipelines.core.policy import DistillationPolicy, PiiPolicy
+from hivemind_pipelines.services.cross_encoder import CrossEncoder, MiniLmCrossEncoder
 from hivemind_pipelines.services.embedding import Embedder, MiniLmEmbedder
 from hivemind_pipelines.services.gliner_names import name_finders
 from hivemind_pipelines.services.llm import ClaudeLlm, Llm
@@ -34,8 +35,8 @@ def _now() -> datetime:
 class Services:
     """The outside services of a run; `llm` is None without a key, `llm_model` names the model anyway.
 
-    Reports are written below `reports_dir`, none without it. `queue_scanner` looks at pending rows; with
-    the receipt key those are told that say what was erased.
+    Reports are written below `reports_dir`, none without it. `cross_encoder` reads near pairs, `queue_scanner`
+    looks at pending rows; with the receipt key those are told that say what was erased.
     """
 
     embedder: Embedder
@@ -43,6 +44,7 @@ class Services:
     llm: Llm | None
     llm_model: str
     reports_dir: Path | None = None
+    cross_encoder: CrossEncoder = field(default_factory=MiniLmCrossEncoder)
     queue_scanner: FindingScanner = field(default_factory=lambda: without_persons(PiiPolicy()))
     receipt_key: bytes | None = field(default=None, repr=False)
 

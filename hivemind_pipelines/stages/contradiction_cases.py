@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hivemind_pipelines.core import conflict, contradiction
+from hivemind_pipelines.core import contradiction
 from hivemind_pipelines.core.changes import (
     CaseChange,
     KeepCase,
@@ -16,8 +16,9 @@ from hivemind_pipelines.core.judging import JUDGE_PROMPT_VERSION
 from hivemind_pipelines.core.model import CaseId, StandingCase, SuspectSignal
 from hivemind_pipelines.core.policy import DistillationPolicy
 from hivemind_pipelines.core.receipts import CasesReceipt
-from hivemind_pipelines.stages import judging
+from hivemind_pipelines.stages import judging, readings
 from hivemind_pipelines.stages.context import Planned, StageContext
+from hivemind_pipelines.stages.readings import Beside
 from hivemind_pipelines.store import conflicts, items, ledger, signals
 from hivemind_pipelines.store.conflicts import Examined, Judge, NearPair
 from hivemind_pipelines.store.connection import try_lock
@@ -91,7 +92,7 @@ def _examine(ctx: StageContext) -> int:
     """Let the rules look at every near pair that they have not seen; how many there were."""
     total = 0
     while waiting := _unexamined(ctx):
-        examined = [_examined(ctx, pair) for pair in waiting]
+        examined = _examined(ctx, waiting)
         with ctx.store.begin() as conn:
             conflicts.store_examined(conn, ctx.org_id, examined, rules=ctx.policy.rules_stamp)
         total += len(examined)
@@ -106,16 +107,19 @@ def _unexamined(ctx: StageContext) -> tuple[NearPair, ...]:
         )  # fmt: skip
 
 
-def _examined(ctx: StageContext, pair: NearPair) -> Examined:
-    found = conflict.find(
-        pair.a_text,
-        pair.b_text,
-        scope_a=pair.a_scope,
-        scope_b=pair.b_scope,
-        cosine=pair.cosine or None,
-        score_min=SCORE_FLOOR,
-    )
-    return Examined(pair, contradiction.case_id(ctx.org_id, (pair.a_id, pair.b_id)), found)
+def _examined(ctx: StageContext, pairs: Sequence[NearPair]) -> list[Examined]:
+    beside = [
+        Beside(pair.a_text, pair.b_text, pair.a_scope, pair.b_scope, pair.cosine or None) for pair in pairs
+    ]
+    read = readings.read(beside, ctx.services.cross_encoder, ctx.policy.contradiction)
+    return [
+        Examined(
+            pair,
+            contradiction.case_id(ctx.org_id, (pair.a_id, pair.b_id)),
+            both.judge(reading, SCORE_FLOOR),
+        )
+        for pair, both, reading in zip(pairs, beside, read, strict=True)
+    ]
 
 
 def read_plan(ctx: StageContext) -> tuple[Sequence[SuspectSignal], tuple[StandingCase, ...], Plan]:

@@ -18,9 +18,12 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def policy(**sections: dict[str, Any]) -> DistillationPolicy:
-    """The shipped policy with extractive summaries, no person detection and the sections given."""
+    """The shipped policy with extractive summaries and the sections given; no names of persons, and no readings
+    unless `contradiction` asks for them.
+    """
     base: dict[str, dict[str, Any]] = {"summary": {"method": "extractive"}, "pii": {"detect_persons": False}}
-    return DistillationPolicy.parse(base | sections)
+    contradiction = {"reads": False} | sections.get("contradiction", {})
+    return DistillationPolicy.parse(base | sections | {"contradiction": contradiction})
 
 
 def services(llm: Llm | None = None, **overrides: Any) -> Services:
