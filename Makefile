@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/hivemind-pipelines demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -m "not soak" -n 2 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -35,7 +35,7 @@ $(STAMP): requirements.lock pyproject.toml
 # Needs uv on the PATH; the options keep this machine's index addresses out of the file.
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	    --no-strip-extras --all-extras --no-header pyproject.toml -o requirements.lock
+	    --no-strip-extras --extra demo --extra dev --no-header pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf $(VENV) .hivemind build dist *.egg-info
