@@ -28,6 +28,9 @@ SCORE_MIN = 0.5
 #: and half of the near notes of which hardly one is in conflict.
 READ_MIN = 0.7
 
+#: Longer pairs are not read: the encoder would cut off what they may part in.
+READ_CHARACTERS = 800
+
 #: A fork without evidence of a conflict weighs so much less than one with it.
 UNEXPLAINED_FORK = 0.9
 
@@ -90,7 +93,7 @@ def is_worth_reading(
     a: str, b: str, *, scope_a: Scope = NO_SCOPE, scope_b: Scope = NO_SCOPE, cosine: float | None = None
 ) -> bool:
     """Whether a reading may say more of two notes than the rules alone: it takes many times what they take."""
-    if normalise(a) == normalise(b) or _are_apart(scope_a, scope_b):
+    if len(a) + len(b) > READ_CHARACTERS or normalise(a) == normalise(b) or _are_apart(scope_a, scope_b):
         return False
     left, right = read_text(a, scope_a), read_text(b, scope_b)
     if not (left.claims and right.claims and _make_claims(left, right)):
@@ -144,18 +147,18 @@ def _dated_outcome(left: Text, right: Text) -> Outcome:
 
 
 def _unexplained(left: Text, right: Text) -> Conflict:
-    """A conflict that no rule found: the words that stand in one of the two sentences nearest each other."""
-    nearest = max(
-        counterparts(left, right),
-        key=lambda pair: Shared(pair[0], pair[1], ()).dice,
-        default=(left.whole, right.whole),
-    )
-    shared = Shared(nearest[0], nearest[1], ())
-    spans = (
-        tuple(term.span for term in terms if term.key in lone)
-        for terms, lone in ((shared.a, shared.lone_a), (shared.b, shared.lone_b))
-    )
-    return Conflict(_dated_outcome(left, right), "read", 0.0, *spans)
+    """A conflict that no rule found: the words of the two sentences nearest each other that the other lacks.
+
+    Sentences that both say part in nothing; a side without a word of its own is shown whole.
+    """
+    pairs = [Shared(a, b, ()) for a, b in (*counterparts(left, right), (left.whole, right.whole))]
+    shared = max((one for one in pairs if one.differs), key=lambda one: one.dice, default=pairs[-1])
+    spans_a = tuple(term.span for term in shared.a if term.key in shared.lone_a)
+    spans_b = tuple(term.span for term in shared.b if term.key in shared.lone_b)
+    return Conflict(
+        _dated_outcome(left, right), "read", 0.0,
+        spans_a or (Span(0, len(left.text)),), spans_b or (Span(0, len(right.text)),),
+    )  # fmt: skip
 
 
 def forks(left: Text, right: Text, cosine: float | None) -> list[Conflict]:

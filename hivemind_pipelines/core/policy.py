@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from hivemind_pipelines.core.reading import READING_VERSION
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Money = Annotated[float, Field(ge=0.0, le=1e6)]
@@ -310,7 +312,7 @@ class DistillationPolicy(Section):
             case "matching":
                 return _fingerprint({**sections, "decision": _decision()})
             case "contradiction":
-                return _fingerprint({**sections, "rules": CONFLICT_VERSION})
+                return _fingerprint({**sections, "rules": self.rules_stamp})
             case _:
                 return _fingerprint(sections)
 
@@ -321,7 +323,8 @@ class DistillationPolicy(Section):
     @property
     def rules_stamp(self) -> str:
         """The stamp of an examined pair: by rules and reading, or by rules alone, whatever is made of the scores."""
-        return f"{'read' if self.contradiction.reads else 'rules'}-{CONFLICT_VERSION}"
+        rules = f"rules-{CONFLICT_VERSION}"
+        return f"{rules}+read-{READING_VERSION}" if self.contradiction.reads else rules
 
     @property
     def version(self) -> str:
@@ -357,7 +360,7 @@ class DistillationPolicy(Section):
 EXTRACTOR_VERSION = 2
 COMPARISON_VERSION = 3
 DECISION_VERSION = 4
-CONFLICT_VERSION = 9
+CONFLICT_VERSION = 10
 
 _GROUPS: dict[SectionGroup, tuple[str, ...]] = {
     "matching": ("matching",),

@@ -1,5 +1,6 @@
 """Reading: what a cross-encoder makes of two texts, and how it is weighed beside what the rules found."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from importlib.resources import files
@@ -51,9 +52,13 @@ def odds(chance: float) -> float:
     return log(held / (1.0 - held))
 
 
-def _load() -> tuple[float, dict[str, float]]:
-    document = json.loads(files(__package__).joinpath("reading_model.json").read_text("utf-8"))
-    return document["bias"], document["weights"]
+_CONTENT = files(__package__).joinpath("reading_model.json").read_bytes()
+_DOCUMENT = json.loads(_CONTENT)
+_BIAS: Final[float] = _DOCUMENT["bias"]
+_WEIGHTS: Final[dict[str, float]] = _DOCUMENT["weights"]
 
+#: The file of the additions that the weights were fitted to, which no others may be read with.
+ADAPTER_SHA256: Final[str] = _DOCUMENT["adapter_sha256"]
 
-_BIAS, _WEIGHTS = _load()
+#: Changes with the weights and with the additions: what was read under another version is read again.
+READING_VERSION: Final = hashlib.sha256(_CONTENT).hexdigest()[:12]

@@ -19,6 +19,7 @@ from hivemind_pipelines.evaluation.cross_encoder_fitting import Shown
 from hivemind_pipelines.evaluation.labelled import ClusteredText, ContrastedPair
 from hivemind_pipelines.evaluation.logistic import Model
 from hivemind_pipelines.evaluation.twins import twins
+from hivemind_pipelines.services import cross_encoder
 from hivemind_pipelines.services.cross_encoder import CLASSES, Floats, MiniLmCrossEncoder
 from hivemind_pipelines.services.embedding import Embedder
 from hivemind_pipelines.stages.context import Progress
@@ -76,6 +77,19 @@ def fit(
     )
     counts = {Path(style).name: len(own) for style, own in shown.items()}
     return Fitted(adapter, _weights(parts), parts, _left_out(parts, policy), counts)
+
+
+def lacking(pairs: Sequence[ContrastedPair]) -> str | None:
+    """What is missing to fit on labelled pairs; None where nothing is."""
+    shown = [pair for pair in pairs if pair.split != HELD_OUT and pair.label in CLASSES]
+    for name, part in (
+        ("to learn from", [pair for pair in shown if not _is_weighed(pair)]),
+        ("to weigh on", list(filter(_is_weighed, shown))),
+    ):
+        kinds = {pair.label == CONTRADICTION for pair in part}
+        if kinds != {True, False}:
+            return f"contradictions and other pairs {name} are needed, outside the held-out pairs"
+    return None
 
 
 def _by_style(
@@ -172,6 +186,7 @@ def document(fitted: Fitted) -> dict[str, object]:
     return {
         "about": "Logistic model of core/reading.py: the chance that two near texts contradict each other, by the"
         " reading of the cross-encoder and the chance that the rules give.",
+        "adapter_sha256": hashlib.sha256(cross_encoder.adapter_bytes(fitted.adapter)).hexdigest(),
         **fitted.model.document(),
         "training": {
             "cross_encoder": {

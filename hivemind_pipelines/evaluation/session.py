@@ -117,6 +117,8 @@ def _refuse_unfit(request: Request) -> None:
         raise EvaluationRequestError("--model is where --fit writes to")
     if request.readings and not (request.fit and request.task == "contradictions"):
         raise EvaluationRequestError("--readings are what --fit of the task contradictions fits")
+    if request.readings and request.model is not None and request.model.suffix == ".npz":
+        raise EvaluationRequestError(f"{request.model}: the cross-encoder is written beside --model as .npz")
     if request.verdicts and not request.fit:
         raise EvaluationRequestError("--verdicts are what --fit learns from")
     if request.fit and (request.plot or request.predictions):
@@ -278,17 +280,20 @@ def _fit_readings(
     """Fit the cross-encoder and how its readings are weighed; the former is written beside the latter."""
     if find_spec("jax") is None or find_spec("optax") is None:
         raise EvaluationRequestError("--readings needs JAX: install the extra `fit`")
-    if not any(pair.label == contradictions.CONTRADICTION for pair in pairs):
-        raise EvaluationRequestError("nothing to fit: no labelled contradiction")
+    if (lacking := reading_fitting.lacking(pairs)) is not None:
+        raise EvaluationRequestError(f"nothing to fit: {lacking}")
+    target = request.model or reading_fitting.shipped_model()
+    is_shipped = target.resolve() == reading_fitting.shipped_model().resolve()
+    adapter = cross_encoder.shipped_adapter() if is_shipped else target.with_suffix(".npz")
+    if (fault := _write_fault(adapter)) is not None:
+        raise EvaluationRequestError(f"cannot write {adapter}: {fault}")
     found = reading_fitting.fit(pairs, clusters, embedder, policy.contradiction, progress)
-    shipped, adapter = reading_fitting.shipped_model(), cross_encoder.shipped_adapter()
-    target = request.model or shipped
-    _save(
-        adapter if target == shipped else target.with_suffix(".npz"),
-        cross_encoder.adapter_bytes(found.adapter),
-    )
+    _save(adapter, cross_encoder.adapter_bytes(found.adapter))
     rows = sum(len(part.labels) for part in found.parts)
-    return _fitted(request, target, reading_fitting.document(found), rows, found.tried, found.tried)
+    judged = found.tried or tuple(
+        conflict_fitting.judge(found.model, part, policy.contradiction) for part in found.parts
+    )
+    return _fitted(request, target, reading_fitting.document(found), rows, found.tried, judged)
 
 
 def _fitted(

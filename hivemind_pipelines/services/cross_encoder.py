@@ -4,7 +4,6 @@ The installed encoder gives the weights; `cross_encoder.npz` of this package add
 of two thin ones (LoRA, Hu et al. 2021), its own biases and norms, and a head of four classes.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hivemind_pipelines.core.reading import Reading
+from hivemind_pipelines.core.reading import ADAPTER_SHA256, Reading
 from hivemind_pipelines.services import embedding
 
 if TYPE_CHECKING:
@@ -39,11 +38,7 @@ Adapter = Mapping[str, NDArray[Any]]
 
 
 class CrossEncoder(Protocol):
-    """Reads two texts together; readings of different `stamp` must not be mixed."""
-
-    @property
-    def stamp(self) -> str:
-        """Names the encoder and what was fitted to it."""
+    """Reads two texts together."""
 
     def read(self, pairs: Sequence[TextPair]) -> tuple[Reading, ...]:
         """What each pair is to each other, in order and whichever text comes first."""
@@ -58,12 +53,6 @@ class MiniLmCrossEncoder:
     def __init__(self, adapter: Adapter | None = None) -> None:
         """Read with the adapter that is shipped, or with another."""
         self._given = adapter
-
-    @property
-    def stamp(self) -> str:
-        """Names the encoder and what was fitted to it."""
-        content = _adapter_bytes() if self._given is None else adapter_bytes(self._given)
-        return f"{embedding.MODEL_STAMP}+{hashlib.sha256(content).hexdigest()[:12]}"
 
     def read(self, pairs: Sequence[TextPair]) -> tuple[Reading, ...]:
         """What each pair is to each other, in order and whichever text comes first."""
@@ -140,9 +129,8 @@ def _ready(adapter: Adapter) -> _Head:
     return _Head(embedding.session(adapted(known).SerializeToString()), known["head"], known["head_bias"])
 
 
-@cache
 def _adapter_bytes() -> bytes:
-    return shipped_adapter().read_bytes()
+    return embedding.verified(shipped_adapter(), ADAPTER_SHA256)
 
 
 def shipped_adapter() -> Path:

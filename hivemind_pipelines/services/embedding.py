@@ -148,15 +148,16 @@ def session(model: bytes) -> "InferenceSession":
 
 def model_bytes(given: Path | None = None) -> bytes:
     """The installed model, or another copy of the same file. Raises EmbeddingModelError."""
-    return _verified(given or _model_file(), MODEL_SHA256)
+    return verified(given or _model_file(), MODEL_SHA256)
 
 
 def tokenizer_bytes() -> bytes:
     """The installed tokenizer. Raises EmbeddingModelError."""
-    return _verified(_tokenizer_file(), TOKENIZER_SHA256)
+    return verified(_tokenizer_file(), TOKENIZER_SHA256)
 
 
-def _verified(file: Path, sha256: str) -> bytes:
+def verified(file: Path, sha256: str) -> bytes:
+    """The content of a pinned file. Raises EmbeddingModelError when it is missing or is another."""
     try:
         content = file.read_bytes()
     except OSError as error:

@@ -85,3 +85,19 @@ def test_a_reading_overturns_neither_a_fork_nor_a_scope() -> None:
         cosine=0.9, reading=IN_CONFLICT,
     )  # fmt: skip
     assert told.outcome == "version_fork"
+
+
+def test_a_conflict_beside_a_shared_sentence_has_offsets_on_both_sides() -> None:
+    a, b = (f"Incidents are tracked in the platform wiki. {text}" for text in UNEXPLAINED)
+    found = conflict.find(a, b, cosine=0.9, reading=IN_CONFLICT)
+    assert found.outcome == "contradiction"
+    assert found.spans_a
+    assert found.spans_b
+
+
+def test_notes_that_share_little_or_that_the_encoder_would_cut_are_not_worth_reading() -> None:
+    a, b = UNEXPLAINED
+    assert conflict.is_worth_reading(a, b, cosine=0.7)
+    assert not conflict.is_worth_reading(a, b, cosine=0.1)
+    long = "The platform keeps its runbooks in the wiki of the team. " * 20
+    assert not conflict.is_worth_reading(long + a, long + b, cosine=0.99)

@@ -79,5 +79,5 @@ def test_held_out_foreign_pairs_are_judged_as_the_readme_says() -> None:
     )  # fmt: skip
     data = contradictions.report(judged).data(seconds=1.0)
     assert (data["precision"] >= 0.79, data["recall"] >= 0.57) == (True, True)  # type: ignore[operator]
-    assert data["flagged_by_label"]["duplicate"] <= 0.08  # type: ignore[index]
+    assert data["flagged_by_label"]["duplicate"] <= 0.09  # type: ignore[index]
     assert data["forks_told_apart"] >= 0.95  # type: ignore[operator]

@@ -9,6 +9,7 @@ import pytest
 from hivemind_pipelines.core import reading
 from hivemind_pipelines.evaluation import cross_encoder_fitting, reading_fitting
 from hivemind_pipelines.evaluation.cross_encoder_fitting import Shown
+from hivemind_pipelines.evaluation.labelled import ContrastedPair
 from hivemind_pipelines.evaluation.session import EvaluationRequestError, Request, run
 from hivemind_pipelines.services import cross_encoder
 from hivemind_pipelines.services.cross_encoder import MiniLmCrossEncoder
@@ -46,6 +47,24 @@ def test_readings_are_refused_where_there_are_none(
 ) -> None:
     request = Request(task, (tmp_path / "pairs.jsonl",), fit=fit, readings=True)
     with pytest.raises(EvaluationRequestError, match=message):
+        run(request, Settings(home=tmp_path), policy())
+
+
+def test_what_is_lacking_is_told_before_anything_is_fitted() -> None:
+    conflicts = [ContrastedPair("", f"{n} a", f"{n} b", "contradiction") for n in range(60)]
+    others = [ContrastedPair("", f"{n} c", f"{n} d", "related") for n in range(60)]
+    assert reading_fitting.lacking([*conflicts, *others]) is None
+    assert "outside the held-out pairs" in (reading_fitting.lacking(conflicts) or "")
+    held_out = [ContrastedPair("", pair.text_a, pair.text_b, pair.label, "held_out") for pair in conflicts]
+    assert reading_fitting.lacking([*held_out, *others]) is not None
+    assert reading_fitting.lacking([]) is not None
+
+
+def test_a_model_cannot_be_written_over_its_own_encoder(tmp_path: Path) -> None:
+    request = Request(
+        "contradictions", (tmp_path / "pairs.jsonl",), fit=True, readings=True, model=tmp_path / "out.npz"
+    )
+    with pytest.raises(EvaluationRequestError, match="written beside --model"):
         run(request, Settings(home=tmp_path), policy())
 
 

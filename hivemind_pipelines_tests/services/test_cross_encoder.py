@@ -1,13 +1,17 @@
 """The cross-encoder: what it reads in two texts, that order and company do not matter, and what it refuses."""
 
+import hashlib
 import json
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hivemind_pipelines.core.reading import ADAPTER_SHA256
 from hivemind_pipelines.services import cross_encoder, embedding
 from hivemind_pipelines.services.cross_encoder import CLASSES, MiniLmCrossEncoder
+from hivemind_pipelines.services.embedding import EmbeddingModelError
 
 CONFLICTS = [
     (
@@ -94,5 +98,18 @@ def test_an_adapter_file_is_the_same_for_the_same_numbers() -> None:
     adapter = {"head": np.ones((3, len(CLASSES))), "head_bias": np.zeros(len(CLASSES))}
     turned = dict(reversed(adapter.items()))
     assert cross_encoder.adapter_bytes(adapter) == cross_encoder.adapter_bytes(turned)
-    assert MiniLmCrossEncoder(adapter).stamp == MiniLmCrossEncoder(turned).stamp
-    assert MiniLmCrossEncoder(adapter).stamp != MiniLmCrossEncoder().stamp
+
+
+def test_the_shipped_adapter_is_the_one_its_weights_name() -> None:
+    content = cross_encoder.shipped_adapter().read_bytes()
+    assert hashlib.sha256(content).hexdigest() == ADAPTER_SHA256
+
+
+def test_another_adapter_is_refused_in_one_line(tmp_path: Path) -> None:
+    other = tmp_path / "cross_encoder.npz"
+    for content in (b"", b"junk"):
+        other.write_bytes(content)
+        with pytest.raises(EmbeddingModelError, match=r"cross_encoder\.npz is not the pinned one"):
+            embedding.verified(other, ADAPTER_SHA256)
+    with pytest.raises(EmbeddingModelError, match=r"cannot read absent\.npz"):
+        embedding.verified(tmp_path / "absent.npz", ADAPTER_SHA256)

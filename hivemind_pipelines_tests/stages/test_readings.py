@@ -18,8 +18,6 @@ READS = policy(contradiction={"reads": True})
 class Certain:
     """A CrossEncoder that always says the same and remembers what it was asked."""
 
-    stamp = "certain"
-
     def __init__(self, contradiction: float) -> None:
         rest = (1.0 - contradiction) / 3
         self._said = Reading(contradiction, rest, rest, rest)
