@@ -206,8 +206,8 @@ _LEAKY_NOTES = (
     "upload token {github}.",
     "The release job uploads wheels to the internal package index as the deploy bot with access key {aws}; "
     "never use this upload key in another job.",
-    "Before the release job uploads a wheel to the internal package index, the deploy bot should announce the "
-    "upload with its token {slack}, or write to {email}.",
+    "When the release job uploads a wheel to the internal package index, the deploy bot announces the upload in "
+    "the channel (token {slack}); questions go to {email}.",
 )
 
 _ECHOES = (
